@@ -1,0 +1,82 @@
+"""One operation, any Dask cluster.
+
+Describe an operation once, and run it in this process, on all cores, or on any other Dask cluster::
+
+    import daskspace
+
+    operation = daskspace.operation(train, grid={"C": [0.1, 1, 10]}, runs=3)
+    with daskspace.create_backend("mcore") as backend:
+        backend.run(operation)
+    print(operation.table())
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # type checkers see what `__getattr__` finds
+    from daskspace.backends import create_backend, run_operation
+    from daskspace.backends.base import Backend
+    from daskspace.backends.dask_backend import DaskBackend
+    from daskspace.backends.multicore import MulticoreBackend
+    from daskspace.backends.serial import SerialBackend
+    from daskspace.errors import (
+        BackendError,
+        ClusterStartError,
+        ConfigError,
+        ConsolidateError,
+        DaskspaceError,
+        DirectoryError,
+        LifecycleError,
+        OperationError,
+        RetrieveTimeout,
+        SpecError,
+    )
+    from daskspace.execution.outcome import Outcome
+    from daskspace.execution.status import Status
+    from daskspace.operations.base import Operation, Process
+    from daskspace.operations.function import operation
+    from daskspace.operations.spec import load_operation
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "daskspace.backends": ("create_backend", "run_operation"),
+    "daskspace.backends.base": ("Backend",),
+    "daskspace.backends.dask_backend": ("DaskBackend",),
+    "daskspace.backends.multicore": ("MulticoreBackend",),
+    "daskspace.backends.serial": ("SerialBackend",),
+    "daskspace.errors": (
+        "BackendError",
+        "ClusterStartError",
+        "ConfigError",
+        "ConsolidateError",
+        "DaskspaceError",
+        "DirectoryError",
+        "LifecycleError",
+        "OperationError",
+        "RetrieveTimeout",
+        "SpecError",
+    ),
+    "daskspace.execution.outcome": ("Outcome",),
+    "daskspace.execution.status": ("Status",),
+    "daskspace.operations.base": ("Operation", "Process"),
+    "daskspace.operations.function": ("operation",),
+    "daskspace.operations.spec": ("load_operation",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

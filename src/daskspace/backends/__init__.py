@@ -1,0 +1,86 @@
+"""How an operation is driven: the registry of backends."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from daskspace.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from daskspace.backends.base import Backend
+    from daskspace.backends.dask_backend import DaskBackend
+
+BACKENDS = {
+    "serial": "daskspace.backends.serial:SerialBackend",
+    "mcore": "daskspace.backends.multicore:MulticoreBackend",
+}
+"""The name of every backend, and where its class is."""
+
+
+def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
+    """Return a backend; nothing is started before its `stage_in` or `run`.
+
+    Parameters
+    ----------
+    backend_type : str
+        ``serial`` (this process) or ``mcore`` (all cores).
+    **options
+        Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
+        `distributed.LocalCluster`.
+
+    Raises
+    ------
+    ConfigError
+        The backend or an option is unknown.
+    """
+    if backend_type not in BACKENDS:
+        near = did_you_mean(str(backend_type), BACKENDS)
+        raise ConfigError(
+            f"unknown backend {backend_type!r}; known are {', '.join(BACKENDS)}{near}"
+        )
+    module, _, name = BACKENDS[backend_type].partition(":")
+    backend: DaskBackend = getattr(importlib.import_module(module), name)(**options)
+    return backend
+
+
+def run_operation(
+    default_backend: Backend, operation: Any, ex_timeout: float = 1e6, re_timeout: float = 1e6
+) -> str | None:
+    """Take an operation through all steps and return its output directory, as pySPACE did.
+
+    Parameters
+    ----------
+    default_backend : Backend
+        Used unless the operation asks for another one by its ``backend``.
+    operation
+        The operation.
+    ex_timeout, re_timeout : float
+        The time limits of `execute` and `retrieve`, in seconds.
+
+    Raises
+    ------
+    DaskspaceError
+        What the steps raise; never because processes failed.
+    """
+    wanted = _backend_of(operation)
+    backend = create_backend(wanted) if wanted else default_backend
+    try:
+        backend.stage_in(operation)
+        backend.execute(timeout=ex_timeout)
+        backend.retrieve(timeout=re_timeout)
+        backend.consolidate()
+    finally:
+        backend.cleanup()
+        if wanted:
+            backend.close()
+    get = getattr(operation, "get_output_directory", None)
+    directory: str | None = get() if get is not None else operation.result_directory
+    return directory
+
+
+def _backend_of(operation: Any) -> str | None:
+    wanted: str | None = getattr(operation, "backend", None)
+    spec = getattr(operation, "operation_spec", None)
+    return wanted or (spec.get("backend") if isinstance(spec, Mapping) else None)

@@ -1,0 +1,167 @@
+"""The interface that every backend keeps; knows no Dask."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from daskspace.errors import DirectoryError, LifecycleError
+from daskspace.execution.status import Status
+
+_STEPS = {
+    "stage_in": ("idling", "staged"),
+    "execute": ("staged", "executing"),
+    "retrieve": ("executing", "retrieved"),
+    "consolidate": ("retrieved", "consolidated"),
+}
+_ORDER = ["idling", "staged", "executing", "retrieved", "consolidated"]
+_NEXT_STEP = {before: step for step, (before, _) in _STEPS.items()}
+
+_LOG_FORMAT = "%(asctime)s %(name)-40s %(levelname)-8s %(message)s"
+LONG_S = 1e6
+
+
+class Backend(ABC):
+    """Runs one operation at a time: stage_in, execute, retrieve, consolidate, cleanup.
+
+    A call in the wrong state raises `LifecycleError` and changes nothing. `cleanup` may be called
+    in any state, any number of times.
+
+    Attributes
+    ----------
+    state : str
+        One of `STATES`.
+    current_operation
+        The operation that is staged, or None.
+    """
+
+    STATES: ClassVar[set[str]] = {"idling", "staged", "executing", "retrieved", "consolidated"}
+
+    def __init__(self) -> None:
+        self.state = "idling"
+        self.current_operation: Any = None
+        self._logger = logging.Logger(f"daskspace.{self}", logging.INFO)
+        self._logger.parent = logging.getLogger("daskspace")
+        self._log_handler: logging.Handler | None = None
+
+    def stage_in(self, operation: Any) -> None:
+        """Stage the current operation: idling -> staged.
+
+        When it raises, nothing is left over and the backend is still idling.
+        """
+        with self._step("stage_in"):
+            self.current_operation = operation
+
+    @abstractmethod
+    def execute(self, timeout: float | None = LONG_S) -> None:
+        """Execute all processes of the staged operation: staged -> executing.
+
+        Parameters
+        ----------
+        timeout : float or None
+            After this many seconds the execution is aborted: what has not ended becomes
+            ``cancelled``. That is no exception: retrieve and consolidate go on.
+        """
+
+    @abstractmethod
+    def check_status(self) -> Status:
+        """Return a description of the current state of the operation's execution; in any state."""
+
+    @abstractmethod
+    def retrieve(self, timeout: float | None = LONG_S) -> None:
+        """Fetch the results of the operation's processes: executing -> retrieved.
+
+        Blocks until all have ended.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds after which it raises.
+
+        Raises
+        ------
+        RetrieveTimeout
+            Processes still run; the state is unchanged, and it may be called again.
+        """
+
+    @abstractmethod
+    def consolidate(self) -> None:
+        """Consolidate the results of the processes into one: retrieved -> consolidated."""
+
+    @abstractmethod
+    def cleanup(self) -> None:
+        """Remove the current operation and its results from this object; never from the disk."""
+
+    def get_result_directory(self) -> str:
+        """Return the result directory of the current operation.
+
+        Raises
+        ------
+        DirectoryError
+            No operation is staged.
+        """
+        if self.current_operation is None or self.current_operation.result_directory is None:
+            raise DirectoryError("no operation staged: call stage_in(operation) first")
+        return str(self.current_operation.result_directory)
+
+    def close(self) -> None:
+        """Give back what the backend holds; harmless when repeated."""
+        self.cleanup()
+
+    def _check_step(self, call: str) -> None:
+        needed, _ = _STEPS[call]
+        if self.state != needed:
+            too_early = _ORDER.index(self.state) < _ORDER.index(needed)
+            first = _NEXT_STEP[self.state] if too_early else "cleanup"
+            raise LifecycleError(
+                f"{call}() needs a backend that is {needed}, but this one is {self.state}:"
+                f" call {first}() first"
+            )
+
+    @contextlib.contextmanager
+    def _step(self, call: str) -> Iterator[None]:
+        """Check the order before the work; record the new state once it succeeded."""
+        self._check_step(call)
+        yield
+        self.state = _STEPS[call][1]
+
+    def _start_logging(self, path: str) -> None:
+        """Let the operation's log begin in the file `path`."""
+        handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        self._logger.addHandler(handler)
+        self._log_handler = handler
+
+    def _stop_logging(self) -> None:
+        """End the operation's log; harmless when there is none."""
+        if self._log_handler is not None:
+            self._logger.removeHandler(self._log_handler)
+            self._log_handler.close()
+            self._log_handler = None
+
+    def _log(self, message: str, level: int = logging.INFO) -> None:
+        """Log a message to the operation's log, and to the logger ``daskspace``."""
+        self._logger.log(level, message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._stop_logging()
+            self.close()
+
+    def __str__(self) -> str:
+        return type(self).__name__

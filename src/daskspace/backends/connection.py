@@ -1,0 +1,117 @@
+"""What a backend holds of its cluster while it is open."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+import dask.config
+
+from daskspace.errors import ClusterStartError, DaskspaceError
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.deploy.cluster import Cluster
+
+CLOSE_S = 10.0
+"""How long the end of anything may take, in seconds."""
+
+_DASK_CONFIG = {
+    # The scheduler keeps the last messages to each worker, with the batches in them.
+    "distributed.admin.low-level-log-length": 20,
+}
+
+
+class Connection:
+    """An open cluster, and what turns batches into futures there.
+
+    Parameters
+    ----------
+    open_cluster : callable
+        Returns a Dask cluster, a connected client, or an executor.
+    resources : ExitStack
+        What `close` closes, last entered first.
+
+    Raises
+    ------
+    ClusterStartError
+        The cluster did not come up; the message tells the root cause. Nothing is left over.
+
+    Attributes
+    ----------
+    executor : concurrent.futures.Executor
+        Where batches go.
+    client : distributed.Client or None
+        None where batches run in this process.
+    cluster : distributed cluster or None
+        None where there is none, or where it cannot be known.
+    workers : int
+        The number of workers when `count_slots` was last called.
+    """
+
+    def __init__(
+        self,
+        open_cluster: Callable[[], Cluster | Client | Executor],
+        resources: contextlib.ExitStack,
+    ) -> None:
+        self._resources = resources
+        self.client: Client | None = None
+        self.cluster: Cluster | None = None
+        self.workers = 0
+        try:
+            with dask.config.set(_DASK_CONFIG):
+                opened = open_cluster()
+            self.executor = opened if isinstance(opened, Executor) else self._connect(opened)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, DaskspaceError) or not isinstance(error, Exception):
+                raise
+            raise ClusterStartError(_root_cause(error)) from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether batches can be sent."""
+        return self.client is None or self.client.status == "running"
+
+    def count_slots(self) -> int:
+        """Return how many processes can run at the same time, just now."""
+        if self.client is None:
+            return 1
+        threads = self.client.nthreads()
+        self.workers = len(threads)
+        return sum(threads.values())
+
+    def close(self) -> None:
+        """Close what was opened; harmless when repeated."""
+        with contextlib.suppress(Exception):
+            self._resources.close()
+
+    def _connect(self, opened: Cluster | Client) -> Executor:
+        from distributed import Client
+
+        from daskspace.clusters.interrupts import IgnoreInterrupts
+
+        if isinstance(opened, Client):
+            self.client, self.cluster = opened, opened.cluster
+        else:
+            self._resources.callback(opened.close, timeout=CLOSE_S)
+            self.cluster = opened
+            self.client = Client(opened, set_as_default=False)
+            self._resources.callback(self.client.close)
+        self.client.register_plugin(IgnoreInterrupts())
+        return self.client.get_executor(pure=False)
+
+    def __str__(self) -> str:
+        if self.client is None:
+            return "this process"
+        return f"{self.cluster!r}, dashboard {self.client.dashboard_link}"
+
+
+def _root_cause(error: BaseException) -> str:
+    seen = {id(error)}
+    while (cause := error.__cause__ or error.__context__) is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        error = cause
+    return f"{type(error).__name__}: {error}"

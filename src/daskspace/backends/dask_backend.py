@@ -1,0 +1,290 @@
+"""The lifecycle of every backend, written once; one hook says how its cluster is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import math
+import threading
+import time
+from abc import abstractmethod
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, TypeVar
+
+from daskspace.backends.base import LONG_S, Backend
+from daskspace.backends.connection import CLOSE_S, Connection
+from daskspace.backends.stage import Stage
+from daskspace.errors import (
+    ConfigError,
+    ConsolidateError,
+    LifecycleError,
+    OperationError,
+    RetrieveTimeout,
+    did_you_mean,
+)
+from daskspace.execution.status import Status
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from distributed import Client
+    from distributed.deploy.cluster import Cluster
+
+_O = TypeVar("_O")
+
+
+class DaskBackend(Backend):
+    """Runs one operation at a time on a Dask cluster.
+
+    A subclass says how its cluster is opened, in `_open_cluster`, and nothing else. The cluster is
+    opened by the first `stage_in` and stays warm until `close`.
+
+    Parameters
+    ----------
+    **options
+        What the subclass needs to open its cluster.
+
+    Attributes
+    ----------
+    options : dict
+        As given.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._resources = contextlib.ExitStack()
+        self._connection: Connection | None = None
+        self._stage: Stage | None = None
+        super().__init__()
+        self.options = options
+        self._check_options()
+
+    @abstractmethod
+    def _open_cluster(self) -> Cluster | Client | Executor:
+        """Open and return the cluster: a Dask cluster, a connected client, or an executor.
+
+        The backend closes a cluster. A client it leaves as it is: put on ``self._resources``, an
+        `contextlib.ExitStack`, whatever else is to be closed. An executor runs batches in this
+        process.
+        """
+
+    @classmethod
+    def _option_names(cls) -> frozenset[str] | None:
+        """Return the options that there are, or None where only the cluster can tell."""
+        return None
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The open cluster; None before `stage_in`, and where there is none."""
+        return self._connection.cluster if self._connection else None
+
+    @property
+    def client(self) -> Client | None:
+        """The client of the open cluster; None before `stage_in`, and where there is none."""
+        return self._connection.client if self._connection else None
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """The address of Dask's dashboard; None before `stage_in`, and where there is none."""
+        return self.client.dashboard_link if self.client is not None else None
+
+    def stage_in(self, operation: Any) -> None:
+        """Open the cluster if it is not open, and reserve the operation's result directory.
+
+        Raises
+        ------
+        ClusterStartError
+            The cluster did not come up; the message tells the root cause.
+        DirectoryError
+            The result directory cannot be used.
+        """
+        with self._step("stage_in"), contextlib.ExitStack() as undo:
+            connection = self._connect(undo)
+            facts = {"backend": str(self), "options": {k: repr(v) for k, v in self.options.items()}}
+            stage = Stage(operation, facts)
+            undo.callback(stage.revoke)
+            self._start_logging(str(stage.directory.log))
+            self._log(f"staged {operation!r} on {connection}")
+            self._stage, self.current_operation = stage, operation
+            undo.pop_all()
+
+    def execute(self, timeout: float | None = LONG_S) -> None:
+        """Execute all processes of the staged operation.
+
+        Without workers this is where they run. With workers it returns once the work has begun,
+        and a thread carries the operation to its end without another call.
+
+        Raises
+        ------
+        SpecError
+            The function or the data sets cannot be sent to workers; the state is unchanged.
+        KeyboardInterrupt
+            Ctrl-C, where the processes run here. What has not ended is ``cancelled``; `retrieve`
+            and `consolidate` may be called.
+        """
+        self._check_step("execute")
+        stage, connection = self._staged()
+        carrier = stage.make_carrier(connection)
+        self.state = "executing"
+        self._log("executing")
+        stage.execute(connection, carrier, time.monotonic() + _finite(timeout))
+
+    def check_status(self) -> Status:
+        """Return how far the operation has come; see `Status`."""
+        workers = self._connection.workers if self._connection else 0
+        if self._stage is None:
+            return Status(self.state, workers=workers)
+        return self._stage.status(self.state, workers)
+
+    def retrieve(self, timeout: float | None = LONG_S) -> None:
+        """Wait until all processes have ended.
+
+        Raises
+        ------
+        RetrieveTimeout
+            Processes still run after `timeout` seconds; it may be called again.
+        OperationError
+            The operation's processes could not all be had, for example because its generator
+            raised, or the disk was full. What ended is kept, the state is retrieved, and
+            `consolidate` may be called.
+        """
+        with self._step("retrieve"):
+            stage, _ = self._staged()
+            if not stage.wait(_finite(timeout)):
+                status = self.check_status()
+                total = "?" if status.total is None else status.total
+                raise RetrieveTimeout(
+                    f"{status.ended} of {total} processes have ended after {timeout} s;"
+                    " retrieve() may be called again"
+                )
+        self._log(str(self.check_status()))
+        stage.check()
+
+    def consolidate(self) -> None:
+        """Write the table, then run the operation's own consolidate step.
+
+        Raises
+        ------
+        ConsolidateError
+            That step raised. The table is kept, the state is retrieved, and it may be called
+            again.
+        DirectoryError
+            The table could not be written; it may be called again.
+        """
+        with self._step("consolidate"):
+            stage, _ = self._staged()
+            stage.write_table()
+            try:
+                with stage.surroundings():
+                    stage.operation.consolidate()
+            except Exception as error:
+                self._log(f"the consolidate step raised {error!r}")
+                raise ConsolidateError(
+                    f"the operation's consolidate step raised {type(error).__name__}: {error};"
+                    f" the table is in {stage.directory.table}"
+                ) from error
+            self._log("consolidated")
+
+    def cleanup(self) -> None:
+        """Let go of the current operation; what still runs is given up. The cluster stays warm.
+
+        Only where processes were given up while they ran, the cluster is closed, for nothing else
+        stops what a Dask worker runs; the next `stage_in` opens a new one.
+        """
+        if self._stage is not None:
+            if self._stage.release():
+                self._disconnect()
+            self._log("cleaned up")
+        self._stop_logging()
+        self._stage = self.current_operation = None
+        self.state = "idling"
+
+    def run(self, operation: _O, timeout: float | None = None) -> _O:
+        """Take an operation through all steps and return it.
+
+        Never raises because processes failed: see ``operation.rows()``.
+
+        Parameters
+        ----------
+        operation
+            The operation.
+        timeout : float or None
+            After this many seconds what has not ended is ``cancelled``; by default there is no
+            limit.
+
+        Raises
+        ------
+        DaskspaceError
+            What the steps raise, after cleaning up.
+        KeyboardInterrupt
+            Ctrl-C. The table holds what has ended; the rest is ``cancelled``.
+        """
+        self._check_step("stage_in")
+        try:
+            self.stage_in(operation)
+            try:
+                self.execute(timeout)
+                self.retrieve(None)
+            except (KeyboardInterrupt, OperationError):
+                self._wind_up()
+                raise
+            self.consolidate()
+        finally:
+            self.cleanup()
+        return operation
+
+    def close(self) -> None:
+        """Clean up and give the cluster back; harmless when repeated."""
+        self.cleanup()
+        self._disconnect()
+
+    def _wind_up(self) -> None:
+        """Make a table of what has ended when an operation ends early."""
+        stage, _ = self._staged()
+        if self.state == "executing":
+            stage.abort("the operation was interrupted")
+            if stage.wait(CLOSE_S):
+                self.state = "retrieved"
+        if self.state == "retrieved":
+            self._log(f"ended early; {self.check_status()}")
+            with contextlib.suppress(ConsolidateError):
+                self.consolidate()
+
+    def _connect(self, undo: contextlib.ExitStack) -> Connection:
+        if self._connection is not None and not self._connection.is_alive:
+            self._disconnect()
+        if self._connection is None:
+            self._connection = Connection(self._open_cluster, self._resources)
+            undo.callback(self._disconnect)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _staged(self) -> tuple[Stage, Connection]:
+        if self._stage is None or self._connection is None:
+            raise LifecycleError("no operation staged: call stage_in(operation) first")
+        return self._stage, self._connection
+
+    def _check_options(self) -> None:
+        known = self._option_names() if self.options else None
+        for name in self.options if known is not None else ():
+            if known is not None and name not in known:
+                all_known = f"; known are {', '.join(sorted(known))}" if known else "; it has none"
+                near = did_you_mean(name, known) or all_known
+                raise ConfigError(f"{self} has no option {name!r}{near}")
+
+    def _repr_html_(self) -> str:
+        link = self.dashboard_link
+        shown = html.escape(str(self.check_status()))
+        more = f', <a href="{html.escape(link)}" target="_blank">dashboard</a>' if link else ""
+        return f"<p><b>{self}</b>: {shown}{more}</p>"
+
+    def __repr__(self) -> str:
+        return f"<{self}: {self.check_status()}>"
+
+
+def _finite(timeout: float | None) -> float:
+    longest = threading.TIMEOUT_MAX / 2
+    return longest if timeout is None or math.isinf(timeout) else min(timeout, longest)

@@ -1,0 +1,62 @@
+"""``daskspace plan``."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import click
+
+from daskspace.cli.show import console, print_json, print_rows
+
+_SURVEYED = 100_000
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("-n", "--rows", default=10, show_default=True, help="How many processes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def plan(spec: Path, rows: int, as_json: bool) -> None:
+    """Show what the operation in SPEC would run; runs nothing and writes nothing."""
+    from daskspace.execution.attempt import describe_process
+    from daskspace.operations.function import ParameterOperation
+    from daskspace.operations.spec import load_operation
+
+    operation = load_operation(spec)
+    assert isinstance(operation, ParameterOperation)  # noqa: S101 - all that YAML describes are
+    space = operation.space
+    survey = space.survey(_SURVEYED)
+    exact = space.is_exact or survey.seen == space.size
+    combinations = space.size if space.is_exact else survey.kept
+    factor = len(operation.data_sets) * operation.runs
+    shown = [
+        {**known.get("parameters", {}), "data": known.get("data"), "run": known["run"]}
+        for number, process in enumerate(itertools.islice(operation.processes, rows))
+        for known in [{"run": None, **describe_process(number, process)}]
+    ]
+    if as_json:
+        print_json(
+            {
+                "name": operation.name,
+                "type": operation.kind,
+                "processes": combinations * factor if exact else None,
+                "combinations": {"all": space.size, "seen": survey.seen, "kept": survey.kept},
+                "dropped": [{"constraint": c, "combinations": n} for c, n in survey.dropped],
+                "data_sets": [label for label, _ in operation.data_sets if label is not None],
+                "runs": operation.runs,
+                "first": shown,
+            }
+        )
+        return
+    out = console()
+    some = "" if exact else f"at least, in the first {survey.seen:,} of {space.size:,}: "
+    out.print(f"{operation.name}: {some}{combinations * factor:,} processes")
+    data = len(operation.data_sets) if operation.data_sets[0][0] is not None else 0
+    parts = [f"{combinations:,} combinations"] + ([f"{data} data sets"] if data else [])
+    out.print(" x ".join([*parts, f"{operation.runs} runs"]))
+    for constraint, number in survey.dropped:
+        out.print(f"dropped {number:,} of {survey.seen:,} combinations by  {constraint}")
+    columns = [*space.names, *(["data"] if data else []), "run"]
+    out.print(f"the first {len(shown)}:")
+    print_rows(list(dict.fromkeys(columns)), shown)
+    out.print(f"run it     daskspace run {spec}", soft_wrap=True)

@@ -1,0 +1,73 @@
+"""``daskspace rerun``."""
+
+from __future__ import annotations
+
+import itertools
+import pdb  # noqa: T100 - what --pdb asks for
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daskspace.cli import DONE, FAILED
+from daskspace.cli.inspect import outcome_of
+from daskspace.cli.show import console, told
+from daskspace.errors import SpecError
+from daskspace.execution import plain
+
+if TYPE_CHECKING:
+    from daskspace.execution.outcome import Outcome
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("process", type=int)
+@click.option("--pdb", "debug", is_flag=True, help="Open the debugger where it raises.")
+def rerun(directory: Path, process: int, debug: bool) -> None:
+    """Run PROCESS of the operation in DIRECTORY again, in the foreground.
+
+    Its output appears on the terminal; files go to a temporary directory, and DIRECTORY stays as
+    it is.
+    """
+    from daskspace.execution.attempt import Settings, attempting
+    from daskspace.operations.spec import load_operation
+    from daskspace.results.directory import opened
+    from daskspace.results.table import Table
+
+    results = opened(directory)
+    outcome = outcome_of(Table(results.journal), process)
+    operation = load_operation(results.operation)
+    call = _find(operation.processes, outcome)
+    scratch = tempfile.mkdtemp(prefix="daskspace-rerun-")
+    settings = Settings(scratch, str(Path.cwd()), tuple(operation.python_path))
+    console(stderr=True).print(f"{told(outcome)}, files in {scratch}", soft_wrap=True)
+    try:
+        with attempting(settings, process, call):
+            metrics = plain.as_metrics(call())
+    except Exception as error:
+        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        traceback.print_exception(type(error), error, trace)
+        if debug:
+            pdb.post_mortem(trace)
+        sys.exit(FAILED)
+    click.echo(plain.dumps(metrics))
+    sys.exit(DONE)
+
+
+def _find(processes: Any, outcome: Outcome) -> Any:
+    """Return the process that an outcome is of; raise when the operation is not what it was."""
+    call = next(itertools.islice(processes, outcome.process, None), None)
+    same = call is not None and (
+        plain.plain(call.parameters) == outcome.parameters
+        and (call.run or 0) == (outcome.run or 0)
+        and call.data == outcome.data
+    )
+    if not same:
+        raise SpecError(
+            f"process {outcome.process} is not what it was when the operation ran:"
+            " its data sets, or what makes its parameters, have changed"
+        )
+    return call

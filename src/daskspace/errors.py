@@ -1,0 +1,66 @@
+"""Every exception that daskspace raises on purpose, in one tree.
+
+::
+
+    DaskspaceError           the command line prints it without a traceback
+    |- ConfigError           an unknown backend or option, a value it cannot take
+    |- SpecError             an operation that cannot be run as it is described
+    |- DirectoryError        a result directory that cannot be used
+    |- LifecycleError        a call in the wrong state of the backend
+    |- OperationError        the operation ended before all its processes were seen
+    |- ConsolidateError      the operation's own consolidate step raised
+    `- BackendError          the machine failed, the operation may be fine: worth a retry
+       |- ClusterStartError  the cluster did not come up
+       `- RetrieveTimeout    processes still run after the time given
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DaskspaceError(Exception):
+    """Base class of all errors that daskspace raises on purpose."""
+
+
+class ConfigError(DaskspaceError):
+    """An unknown backend or option, or a value that it cannot take."""
+
+
+class SpecError(DaskspaceError):
+    """An operation that cannot be run as it is described."""
+
+
+class DirectoryError(DaskspaceError):
+    """A result directory that cannot be used, or that holds no operation."""
+
+
+class LifecycleError(DaskspaceError):
+    """A call in the wrong state of the backend."""
+
+
+class OperationError(DaskspaceError):
+    """The operation ended before all its processes were seen; what ended before is kept."""
+
+
+class ConsolidateError(DaskspaceError):
+    """The operation's own consolidate step raised; the table is kept."""
+
+
+class BackendError(DaskspaceError):
+    """The machine failed; the operation may be fine, so a retry can help."""
+
+
+class ClusterStartError(BackendError):
+    """The cluster did not come up."""
+
+
+class RetrieveTimeout(BackendError):
+    """Processes still run after the time given; ``retrieve`` may be called again."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

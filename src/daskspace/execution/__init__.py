@@ -1,0 +1,1 @@
+"""How one process is run, wherever it runs."""

@@ -1,0 +1,162 @@
+"""Operation and Process: the contract between what is run and what runs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daskspace.errors import DirectoryError
+from daskspace.execution import plain
+from daskspace.results.directory import ResultDirectory
+from daskspace.results.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from daskspace.execution.travel import Shared
+
+
+class Process:
+    """One independent, picklable unit of work: call it without arguments.
+
+    A subclass implements `__call__`, which returns a mapping of metrics, one scalar, or None. What
+    it raises makes this process ``failed`` and stops no other. Any callable serves as well.
+
+    Attributes
+    ----------
+    parameters : mapping of str
+        Its parameters, shown in the table.
+    data : str, optional
+        The name or path of its data set.
+    run : int, optional
+        Its run, from 0.
+    attempt_name : str, optional
+        The name of its log and private directory, unique in the operation; by default made from
+        its position.
+    """
+
+    parameters: Mapping[str, Any] = {}
+    data: str | None = None
+    run: int | None = None
+    attempt_name: str | None = None
+
+    def __call__(self) -> Any:
+        """Do the work and return its metrics."""
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class Operation:
+    """A finite or endless stream of processes, a result directory, and a consolidate step.
+
+    No base class is needed: a backend takes any object with ``processes``, ``result_directory``
+    and ``consolidate()``.
+
+    Parameters
+    ----------
+    processes : iterable of callables
+        A list, a generator, or a queue that ends with False. It may be endless.
+    result_directory : path, optional
+        Where the results go: a directory that holds no operation yet. By default the backend
+        makes ``<name>-<timestamp>`` in the working directory.
+    name : str
+        Shown in logs, on Dask's dashboard and in the name of the result directory.
+    number_processes : int, optional
+        How many there are, as an estimate; None when unknown. By default the length of
+        `processes`, where it has one.
+
+    Attributes
+    ----------
+    result_directory : str or None
+        None until the operation is staged, unless given.
+    """
+
+    kind = "stream"
+    shared: Sequence[Shared[Any]] = ()
+    python_path: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+    backend: str | None = None
+    automatic_directory: str | None = None
+
+    def __init__(
+        self,
+        processes: Iterable[Any],
+        result_directory: str | Path | None = None,
+        *,
+        name: str = "operation",
+        number_processes: int | None = None,
+    ) -> None:
+        self.processes = processes
+        self.name = _checked_name(name)
+        self.result_directory = None if result_directory is None else str(result_directory)
+        if number_processes is None and isinstance(processes, Sized):
+            number_processes = len(processes)
+        self.number_processes = number_processes
+
+    def consolidate(self) -> None:
+        """Merge the results of the processes; called once all have ended, after the table.
+
+        Whatever it raises is reported as ConsolidateError, and it may be called again.
+        """
+
+    def get_output_directory(self) -> str | None:
+        """Return the result directory."""
+        return self.result_directory
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``operation.yaml`` in the result directory tells about this operation."""
+        return {"type": self.kind, "name": self.name}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one mapping per process in process order, with typed values.
+
+        The keys are the columns of ``table.csv``. It reads the result directory, so it works while
+        the operation runs, and long after.
+
+        Raises
+        ------
+        DirectoryError
+            The operation has not been staged.
+        """
+        return list(self._table().rows())
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows as a pandas DataFrame; ``start`` is a time stamp in UTC."""
+        return self._table().frame()
+
+    def _table(self) -> Table:
+        if self.result_directory is None:
+            raise DirectoryError(
+                f"{self!r} has no results yet: run it first, for example with"
+                ' create_backend("mcore").run(operation)'
+            )
+        return Table(ResultDirectory(self.result_directory).journal)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        if self.result_directory is None:
+            return f"<p>{self!r}: {self.number_processes or '?'} processes, not run yet</p>"
+        return f"<p>{self!r} in {self.result_directory}</p>{self.table().head(20).to_html()}"
+
+
+def readable_name(values: Mapping[str, Any], length: int = 80) -> str:
+    """Return ``key=value`` pairs as the begin of a file name: safe, short, never hidden."""
+    pairs = (
+        f"{key}={value if isinstance(value, str) else plain.dumps(value)}"
+        for key, value in values.items()
+    )
+    text = "_".join(re.sub(r"[^A-Za-z0-9.=+-]+", "-", pair).strip("-") for pair in pairs)
+    return text[:length].strip("-._") or "process"
+
+
+def _checked_name(name: str) -> str:
+    """Return a name that is safe in paths and task names."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip("-.")[:60] or "operation"

@@ -1,0 +1,116 @@
+"""The result directory: what lies where, and who owns it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from pathlib import Path
+
+from daskspace.errors import DirectoryError
+
+
+class ResultDirectory:
+    """The layout of a result directory.
+
+    ======================  =================================================================
+    ``operation.yaml``      what ran
+    ``environment.json``    with which versions, where, from which commit
+    ``journal.jsonl``       everything that happened, as it happened
+    ``operation.log``       the backend's log
+    ``table.csv``           one row per process (``table.parquet`` too, where pyarrow is there)
+    ``logs/``               what each process printed and logged, if it did
+    ``processes/``          the private directories of processes that asked for one
+    ======================  =================================================================
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.journal = self.path / "journal.jsonl"
+        self.operation = self.path / "operation.yaml"
+        self.environment = self.path / "environment.json"
+        self.log = self.path / "operation.log"
+        self.table = self.path / "table.csv"
+        self.parquet = self.path / "table.parquet"
+
+    @property
+    def holds_operation(self) -> bool:
+        """Whether an operation was staged here."""
+        return self.journal.exists()
+
+
+def reserve(path: str | Path | None, name: str) -> tuple[ResultDirectory, bool]:
+    """Return a result directory that no other operation has, and whether it was made now.
+
+    Parameters
+    ----------
+    path : path or None
+        The directory that was asked for; None for ``<name>-<timestamp>`` in the working directory.
+    name : str
+        The operation's name.
+
+    Raises
+    ------
+    DirectoryError
+        `path` holds an operation, is no directory, or cannot be made.
+    """
+    try:
+        return _reserve_given(Path(path)) if path is not None else (_reserve_new(name), True)
+    except OSError as error:
+        raise unusable(path or Path.cwd(), error) from error
+
+
+def unusable(path: str | Path, error: OSError) -> DirectoryError:
+    """Return the error that says why a result directory cannot be used."""
+    return DirectoryError(f"the result directory {path} cannot be used: {error.strerror}")
+
+
+def _reserve_given(path: Path) -> tuple[ResultDirectory, bool]:
+    directory = ResultDirectory(path)
+    if directory.holds_operation:
+        raise DirectoryError(
+            f"{path} already holds an operation: give another directory, or remove this one"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return directory, False
+    return directory, True
+
+
+def _reserve_new(name: str) -> ResultDirectory:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 10_000):
+        path = Path(f"{name}-{stamp}" if number == 1 else f"{name}-{stamp}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return ResultDirectory(path)
+    raise DirectoryError(f"no free name for a result directory {name}-{stamp}")
+
+
+def opened(path: str | Path) -> ResultDirectory:
+    """Return a result directory that holds an operation.
+
+    Raises
+    ------
+    DirectoryError
+        It does not exist, or holds none.
+    """
+    directory = ResultDirectory(path)
+    if not directory.holds_operation:
+        what = "holds no operation" if directory.path.is_dir() else "is no directory"
+        raise DirectoryError(f"{path} {what}: give the directory that a run printed at its end")
+    return directory
+
+
+def unreserve(directory: ResultDirectory, made: bool) -> None:
+    """Take back what `reserve` did: remove our own files, and the directory if it was made."""
+    for file in (directory.operation, directory.environment, directory.log, directory.journal):
+        file.unlink(missing_ok=True)
+    if made:
+        with contextlib.suppress(OSError):
+            directory.path.rmdir()

@@ -1,0 +1,255 @@
+"""The table of results: one row per process, in process order."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.util
+import os
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daskspace.execution import plain
+from daskspace.execution.journal import read_journal
+from daskspace.execution.outcome import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN_COLUMNS = (
+    "process",
+    "data",
+    "run",
+    "state",
+    "start",
+    "duration",
+    "host",
+    "peak_memory",
+    "error",
+    "message",
+)
+"""The columns that are ours; parameters and metrics stand between ``run`` and ``start``."""
+
+_MISSING = -1
+_ROWS_AT_ONCE = 10_000
+
+
+class Table:
+    """The rows of an operation, read from its journal.
+
+    Memory grows by 8 bytes a process; the rows themselves are streamed.
+
+    Parameters
+    ----------
+    journal : Path
+        The operation's journal; it may still grow.
+
+    Attributes
+    ----------
+    columns : list of str
+        ``process``, the parameters, ``data``, ``run``, ``state``, the metrics, and the rest of
+        `OWN_COLUMNS`. A metric named like another column appears as ``metric.<name>``.
+    counts : dict of str to int
+        How many processes ended in which state.
+
+    Raises
+    ------
+    DirectoryError
+        The journal cannot be read.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._offsets = array("q")
+        self.header: dict[str, Any] = {}
+        self.end: dict[str, Any] | None = None
+        self.counts: dict[str, int] = {}
+        parameters: dict[str, tuple[int, int]] = {}
+        metrics: dict[str, tuple[int, int]] = {}
+        self._types: dict[tuple[str, str], set[type]] = {}
+        for offset, entry in read_journal(journal):
+            if "state" in entry:
+                self._note(offset, entry, parameters, metrics)
+            elif "journal" in entry:
+                self.header = entry
+            elif "end" in entry:
+                self.end = entry["end"]
+        declared = [str(name) for name in self.header.get("parameters", ())]
+        self._parameters = declared + sorted(
+            (name for name in parameters if name not in declared), key=parameters.__getitem__
+        )
+        taken = {*OWN_COLUMNS, *self._parameters}
+        self._metrics = {
+            name: f"metric.{name}" if name in taken else name
+            for name in sorted(metrics, key=metrics.__getitem__)
+        }
+        before = [name for name in ("data", "run") if name not in self._parameters]
+        self.columns = [
+            "process",
+            *self._parameters,
+            *before,
+            "state",
+            *self._metrics.values(),
+            *OWN_COLUMNS[4:],
+        ]
+
+    def _note(
+        self,
+        offset: int,
+        entry: Mapping[str, Any],
+        parameters: dict[str, tuple[int, int]],
+        metrics: dict[str, tuple[int, int]],
+    ) -> None:
+        process = entry["process"]
+        while len(self._offsets) <= process:
+            self._offsets.append(_MISSING)
+        if self._offsets[process] != _MISSING:
+            return  # the first outcome of a process is the one that counts
+        self._offsets[process] = offset
+        self.counts[entry["state"]] = self.counts.get(entry["state"], 0) + 1
+        for kind, seen in (("parameters", parameters), ("metrics", metrics)):
+            for position, (name, value) in enumerate(entry.get(kind, {}).items()):
+                place = (process, position)
+                if place < seen.get(name, (process + 1, 0)):
+                    seen[name] = place
+                if value is not None:
+                    self._types.setdefault((kind, name), set()).add(_type_of(value))
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the outcomes in process order."""
+        with self._journal.open("rb") as file:
+            for offset in self._offsets:
+                if offset != _MISSING:
+                    file.seek(offset)
+                    yield Outcome.from_json(file.readline())
+
+    def outcome(self, process: int) -> Outcome | None:
+        """Return the outcome of one process, None if it has none."""
+        if not 0 <= process < len(self._offsets) or self._offsets[process] == _MISSING:
+            return None
+        with self._journal.open("rb") as file:
+            file.seek(self._offsets[process])
+            return Outcome.from_json(file.readline())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one mapping per process: every column, with typed values, None where empty."""
+        for outcome in self.outcomes():
+            yield self._row(outcome)
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(self.columns)
+        for name in OWN_COLUMNS:
+            row[name] = getattr(outcome, name)
+        if outcome.start is not None:
+            row["start"] = datetime.datetime.fromtimestamp(outcome.start, datetime.UTC)
+        row.update((name, outcome.parameters.get(name)) for name in self._parameters)
+        for name, column in self._metrics.items():
+            row[column] = outcome.metrics.get(name)
+        return row
+
+    def frame(self) -> pd.DataFrame:
+        """Return the rows as a pandas DataFrame; whole numbers stay so where some are missing."""
+        import pandas as pd
+
+        frame = pd.DataFrame(list(self.rows()), columns=self.columns)
+        for column in self.columns:
+            if self._kind(column) == "int":
+                frame[column] = frame[column].astype("Int64")
+        frame["start"] = pd.to_datetime(frame["start"], utc=True)
+        return frame
+
+    def write_csv(self, path: Path) -> None:
+        """Write the rows as CSV, all or nothing.
+
+        Empty cells are values that there are not; lists and mappings are JSON; ``start`` is in
+        ISO 8601, UTC.
+        """
+        part = _part_of(path)
+        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(self.columns)
+            writer.writerows(map(_cell, row.values()) for row in self.rows())
+        part.replace(path)
+
+    def write_parquet(self, path: Path) -> bool:
+        """Write the rows as Parquet, all or nothing; return False where pyarrow is missing.
+
+        A column whose values are of several kinds is written as text.
+        """
+        if importlib.util.find_spec("pyarrow") is None:
+            return False
+        import pyarrow
+        from pyarrow.parquet import ParquetWriter
+
+        kinds = {column: self._kind(column) for column in self.columns}
+        types = {
+            "bool": pyarrow.bool_(),
+            "int": pyarrow.int64(),
+            "float": pyarrow.float64(),
+            "time": pyarrow.timestamp("ms", tz="UTC"),
+            "text": pyarrow.string(),
+        }
+        schema = pyarrow.schema([(column, types[kind]) for column, kind in kinds.items()])
+        part = _part_of(path)
+        with ParquetWriter(part, schema) as writer:
+            for rows in _chunks(self.rows()):
+                for row in rows:
+                    row.update((c, _fit(row[c], kind)) for c, kind in kinds.items())
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+        part.replace(path)
+        return True
+
+    def _kind(self, column: str) -> str:
+        known = {"process": "int", "run": "int", "duration": "float", "peak_memory": "int"}
+        if column == "start":
+            return "time"
+        if column in self._parameters:
+            types = self._types.get(("parameters", column), set())
+        elif column in self._metrics.values():
+            metric = next(name for name, label in self._metrics.items() if label == column)
+            types = self._types.get(("metrics", metric), set())
+        else:
+            return known.get(column, "text")
+        if types == {bool}:
+            return "bool"
+        if types and types <= {int, float}:
+            return "int" if types == {int} else "float"
+        return "text"
+
+
+def _fit(value: Any, kind: str) -> Any:
+    if value is None or kind in ("time", "bool"):
+        return value
+    if kind in ("int", "float"):
+        return int(value) if kind == "int" else float(value)
+    return str(_cell(value)).encode("utf-8", "backslashreplace").decode()
+
+
+def _type_of(value: Any) -> type:
+    too_large = type(value) is int and not -(2**63) <= value < 2**63
+    return object if too_large else type(value)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return plain.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == _ROWS_AT_ONCE:
+            yield chunk
+            chunk = []
+    yield chunk
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
