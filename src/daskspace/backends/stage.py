@@ -217,9 +217,12 @@ class Stage:
         describe = getattr(operation, "describe", None)
         described = describe() if describe else {"type": "stream", "name": self.name}
         path = [str(entry) for entry in getattr(operation, "python_path", ())]
+        described["base_directory"] = getattr(operation, "base_directory", None) or os.getcwd()
         described.update({"python_path": path} if path else {})
         with self.directory.operation.open("w", encoding="utf-8") as file:
-            yaml.safe_dump(described, file, sort_keys=False, allow_unicode=True)
+            yaml.safe_dump(
+                described, file, sort_keys=False, allow_unicode=True, default_flow_style=None
+            )
         text = json.dumps({**facts, **describe_environment()}, indent=2)
         self.directory.environment.write_text(text + "\n", encoding="utf-8")
 

@@ -128,6 +128,7 @@ def status(directory: Path, as_json: bool) -> None:
     header, end = results.header, results.end
     total = len(results) if end is not None else header.get("number_processes")
     start = datetime.datetime.fromtimestamp(header["start"], datetime.UTC)
+    took = None if end is None else round(end["time"] - header["start"], 3)
     facts = {
         "name": header.get("name"),
         "backend": header.get("backend"),
@@ -136,7 +137,7 @@ def status(directory: Path, as_json: bool) -> None:
         "total": total,
         "counts": results.counts,
         "start": start.isoformat(timespec="seconds"),
-        "seconds": None if end is None else round(end["time"] - header["start"], 3),
+        "seconds": took,
         "stopped": end and end.get("aborted"),
         "error": end and end.get("error"),
         "pid": header.get("pid"),
@@ -149,8 +150,8 @@ def status(directory: Path, as_json: bool) -> None:
     out.print(f"{facts['name']} on {facts['backend']}: {facts['state']}")
     out.print(f"ended      {len(results)} of {'?' if total is None else total}: {counts}")
     out.print(f"started    {start:%Y-%m-%d %H:%M:%S} UTC, by process {facts['pid']}")
-    if facts["seconds"] is not None:
-        out.print(f"took       {seconds(facts['seconds'])}")
+    if took is not None:
+        out.print(f"took       {seconds(took)}")
     for name in ("stopped", "error"):
         if facts[name]:
             out.print(f"{name:<10} {facts[name]}", soft_wrap=True)

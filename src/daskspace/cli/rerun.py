@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import pdb  # noqa: T100 - what --pdb asks for
+import pdb
 import sys
 import tempfile
 import traceback
@@ -20,6 +20,8 @@ from daskspace.execution import plain
 
 if TYPE_CHECKING:
     from daskspace.execution.outcome import Outcome
+
+_OURS = str(Path(__file__).parents[1])
 
 
 @click.command()
@@ -48,7 +50,9 @@ def rerun(directory: Path, process: int, debug: bool) -> None:
         with attempting(settings, process, call):
             metrics = plain.as_metrics(call())
     except Exception as error:
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        trace = error.__traceback__
+        while trace and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+            trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         if debug:
             pdb.post_mortem(trace)

@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from daskspace.results.table import Table
 
 
+def _parse_options(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    import yaml
+
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+        try:
+            options[key.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"the value of {text!r} is no YAML") from None
+    return options
+
+
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that choose a backend."""
     for option in (
@@ -155,20 +172,3 @@ def _tell_end(operation: Operation, error: BaseException) -> None:
     console(stderr=True).print(
         f"{word}: {counted(counts) or 'no process has ended'}; results in {place}", soft_wrap=True
     )
-
-
-def _parse_options(
-    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
-) -> dict[str, Any]:
-    import yaml
-
-    options = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE")
-        try:
-            options[key.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"the value of {text!r} is no YAML") from None
-    return options

@@ -80,6 +80,7 @@ class Operation:
     kind = "stream"
     shared: Sequence[Shared[Any]] = ()
     python_path: Sequence[str] = ()
+    base_directory: str | None = None
     parameters: Sequence[str] = ()
     backend: str | None = None
     automatic_directory: str | None = None

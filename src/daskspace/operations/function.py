@@ -147,8 +147,10 @@ class ParameterOperation(Operation):
             **plain.plain(self.space.describe()),
             "runs": self.runs,
         }
-        if self.data_sets[0][0] is not None:
-            described["input_path"] = [label for label, _ in self.data_sets]
+        labels = [label for label, _ in self.data_sets if label is not None]
+        if labels:
+            are_paths = all(_is_path(value, label) for label, value in self.data_sets)
+            described["input_path" if are_paths else "data_sets"] = labels
         hidden = self._recipe.value.hidden
         return {**described, "hide_parameters": sorted(hidden)} if hidden else described
 
@@ -300,6 +302,10 @@ def reference(function: Callable[..., Any]) -> str:
         function = function.func
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', None) or type(function).__module__}:{name}"
+
+
+def _is_path(value: Any, label: str | None) -> bool:
+    return isinstance(value, str | os.PathLike) and os.fspath(value).endswith(label or "")
 
 
 def _data_name(position: int, value: Any) -> str:

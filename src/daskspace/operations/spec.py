@@ -29,6 +29,7 @@ _COMMON: dict[str, _Kinds] = {
     "constraints": (list,),
     "runs": (int,),
     "hide_parameters": (list,),
+    "base_directory": (str,),
     "python_path": (list,),
 }
 _KINDS: dict[str, dict[str, _Kinds]] = {
@@ -41,8 +42,8 @@ _TYPE_NAMES = {str: "a text", list: "a list", dict: "a mapping", int: "a whole n
 def load_operation(path: str | Path, result_directory: str | Path | None = None) -> Operation:
     """Read an operation from a YAML file; nothing is started, and nothing is written.
 
-    Paths in the file are relative to the file. The directories of the file, of the script and of
-    the client's working directory are importable in the processes.
+    Paths in the file are relative to the file, or to its ``base_directory``. That directory, the
+    script's, the working directory, and those in ``python_path`` are importable in the processes.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def load_operation(path: str | Path, result_directory: str | Path | None = None)
     spec = file.values
     kind = _checked_kind(file)
     _check_keys(file, {**_COMMON, **_KINDS[kind]})
-    base = Path(path).absolute().parent
+    base = Path(path).absolute().parent / spec.get("base_directory", "")
     python_path = [
         str(base / os.path.expanduser(str(entry))) for entry in spec.get("python_path", ())
     ]
@@ -94,6 +95,7 @@ def load_operation(path: str | Path, result_directory: str | Path | None = None)
             file, lambda: GenericOperation(script, template, space, data_sets, **common)
         )
     operation.python_path = tuple(dict.fromkeys(python_path))
+    operation.base_directory = str(base)
     operation.backend = spec.get("backend")
     return operation
 
@@ -105,8 +107,8 @@ def _checked_kind(file: YamlFile) -> str:
         if guess is None:
             raise file.error(f"'type' is missing: give one of {', '.join(_KINDS)}")
         return guess
-    if kind == "stream":
-        raise file.error("this operation was made by a program; run that program again", "type")
+    if kind == "stream" or "data_sets" in file.values:
+        raise file.error("this operation was made by a program: run that program again", "type")
     if kind not in _KINDS:
         near = did_you_mean(str(kind), _KINDS)
         known = ", ".join(_KINDS)
@@ -192,7 +194,7 @@ def _function(file: YamlFile, python_path: Sequence[str]) -> Callable[..., Any]:
         raise file.error(f"'function' must be 'module:name', not {text!r}", "function")
     if module_name == "__main__":
         raise file.error(
-            f"the function {name!r} is part of a program; run that program again", "function"
+            f"the function {name!r} is part of a program: run that program again", "function"
         )
     module = _imported(file, module_name, python_path)
     function: Any = module
