@@ -127,7 +127,7 @@ class Stage:
         if dispatcher is None:
             return Status(state, total=estimate, workers=workers)
         source = dispatcher.source
-        if source.exhausted:
+        if source.complete:
             total: int | None = source.taken + source.ready
         else:
             total = None if estimate is None else max(int(estimate), source.taken)

@@ -60,6 +60,11 @@ class Source:
         return self._stopped or self._finished
 
     @property
+    def complete(self) -> bool:
+        """Whether the stream came to its own end, so that its length is known."""
+        return self._finished
+
+    @property
     def taken(self) -> int:
         """How many processes have been taken."""
         return self._next_position

@@ -36,7 +36,7 @@ def _versions() -> dict[str, str]:
     versions = {
         name: version
         for name, module in list(sys.modules.items())
-        if "." not in name and isinstance(version := getattr(module, "__version__", None), str)
+        if "." not in name and isinstance(version := vars(module).get("__version__"), str)
     }
     for name in _ALWAYS:
         with contextlib.suppress(metadata.PackageNotFoundError):
