@@ -76,7 +76,7 @@ def test_every_registered_backend_is_under_test():
 def test_the_abstract_methods_are_exactly_the_documented_five():
     five = {"execute", "check_status", "retrieve", "consolidate", "cleanup"}
     assert Backend.__abstractmethods__ == five
-    assert Backend.STATES == set(STATES)
+    assert set(STATES) == Backend.STATES
 
 
 def test_a_backend_is_a_backend_and_its_text_is_its_class_name(backend):

@@ -1,5 +1,6 @@
 """What is special about all cores of one machine."""
 
+import json
 import os
 import signal
 import subprocess
@@ -224,3 +225,23 @@ def test_ctrl_c_keeps_what_has_ended_and_leaves_no_process(tmp_path, backend_typ
     assert "cancelled" in table
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+def test_a_program_that_ends_without_retrieve_says_so_and_leaves_no_process(tmp_path):
+    program = textwrap.dedent(
+        """
+        import time, daskspace
+        def wait(x):
+            time.sleep(0.05)
+        backend = daskspace.create_backend("mcore", n_workers=2)
+        backend.stage_in(daskspace.operation(wait, grid={"x": range(1000)}))
+        backend.execute()
+        print([child.pid for child in __import__("psutil").Process().children(recursive=True)])
+        """
+    )
+    ran = python("-c", program, cwd=tmp_path)
+    assert "ended while its operation was running" in ran.stderr
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in json.loads(ran.stdout) if psutil.pid_exists(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import html
+import logging
 import math
 import threading
 import time
+import weakref
 from abc import abstractmethod
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeVar
@@ -255,6 +259,8 @@ class DaskBackend(Backend):
         if self._connection is None:
             self._connection = Connection(self._open_cluster, self._resources)
             undo.callback(self._disconnect)
+            _connected.add(self)
+            _register_close()
         return self._connection
 
     def _disconnect(self) -> None:
@@ -283,6 +289,33 @@ class DaskBackend(Backend):
 
     def __repr__(self) -> str:
         return f"<{self}: {self.check_status()}>"
+
+
+_connected: weakref.WeakSet[DaskBackend] = weakref.WeakSet()
+
+
+def _close_connected() -> None:
+    """Close what a program left open at its end, before Python takes Dask's threads away."""
+    for backend in list(_connected):
+        status = backend.check_status()
+        if backend.state == "executing" and not status.complete:
+            logging.getLogger("daskspace").warning(
+                "the program ended while its operation was running (%s): retrieve() waits for its"
+                " end; the results are in %s",
+                status,
+                backend.get_result_directory(),
+            )
+        backend.close()
+
+
+@functools.cache
+def _register_close() -> None:
+    """Have `_close_connected` called at the program's end.
+
+    `atexit` comes too late: the thread pools that Dask uses end before it, and end last what was
+    registered first; so this is called when they are there.
+    """
+    getattr(threading, "_register_atexit", atexit.register)(_close_connected)
 
 
 def _finite(timeout: float | None) -> float:

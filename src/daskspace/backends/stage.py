@@ -18,6 +18,7 @@ import yaml
 from daskspace.backends.connection import CLOSE_S
 from daskspace.errors import OperationError
 from daskspace.execution.attempt import Settings, interrupt, run_attempts
+from daskspace.execution.capture import capturing
 from daskspace.execution.dispatch import Dispatcher
 from daskspace.execution.journal import Journal
 from daskspace.execution.status import Status
@@ -98,7 +99,7 @@ class Stage:
                 target=self._carry, args=arguments, name=f"daskspace-{self.name}", daemon=True
             ).start()
             return
-        with interrupt.watched(), self.surroundings():
+        with interrupt.watched(), self.surroundings(), capturing(echo=True):
             self._carry(self._dispatcher, carrier, deadline)
         if self._dispatcher.interrupted:
             raise KeyboardInterrupt

@@ -21,7 +21,7 @@ import cloudpickle
 
 from daskspace.execution import memory, plain
 from daskspace.execution.capture import AttemptLog, capturing
-from daskspace.execution.outcome import Outcome, describe_error
+from daskspace.execution.outcome import describe_error, receipt
 from daskspace.execution.travel import Batch, Package, unpack
 
 
@@ -162,11 +162,11 @@ def run_attempts(
     with capturing(settings.echo):
         for process, call in processes:
             outcome = _attempt(settings, process, call)
-            receipt = outcome.to_json()
-            receipts.append(receipt)
-            states[outcome.state] += 1
-            if outcome.state != "done":
-                troubles.append(receipt)
+            state = outcome["state"]
+            receipts.append(receipt(outcome))
+            states[state] += 1
+            if state != "done":
+                troubles.append(receipts[-1])
             if interrupt.received or time.perf_counter() - began > settings.budget:
                 break
     return {
@@ -194,8 +194,9 @@ def describe_process(process: int, call: Any) -> dict[str, Any]:
     return known
 
 
-def _attempt(settings: Settings, process: int, call: Callable[[], Any]) -> Outcome:
-    known = describe_process(process, call)
+def _attempt(settings: Settings, process: int, call: Callable[[], Any]) -> dict[str, Any]:
+    """Return the fields of the outcome of one attempt."""
+    outcome = describe_process(process, call)
     attempt = Attempt(process, call, settings.directory)
     token = _current.set(attempt)
     memory.reset_peak()
@@ -206,29 +207,28 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any]) -> Outco
             if not callable(call):
                 kind = type(call).__name__
                 raise TypeError(f"a process must be callable without arguments, not {kind!r}")
-            ended: dict[str, Any] = {"metrics": plain.as_metrics(call())}
-            state = "done"
+            outcome.update(state="done", metrics=plain.as_metrics(call()))
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt) and interrupt.received
-            state = "cancelled" if interrupted else "failed"
-            ended = describe_error(error, skip=__file__)
-            log.write(ended.get("traceback", ""))
-        interrupt.received = state == "cancelled"
+            outcome.update(
+                describe_error(error, skip=__file__),
+                state="cancelled" if interrupted else "failed",
+            )
+            log.write(outcome.get("traceback", ""))
+        interrupt.received = outcome["state"] == "cancelled"
     duration = time.perf_counter() - began
     _current.reset(token)
-    if log.exists:
-        ended["log"] = f"logs/{attempt.name}.log"
-    if attempt.directory is not None:
-        ended["directory"] = f"processes/{attempt.name}"
-    return Outcome(
-        state=state,
+    outcome.update(
         start=round(start, 3),
         duration=round(duration, 6),
         host=_HOST,
         peak_memory=memory.peak(),
-        **known,
-        **ended,
     )
+    if log.exists:
+        outcome["log"] = f"logs/{attempt.name}.log"
+    if attempt.directory is not None:
+        outcome["directory"] = f"processes/{attempt.name}"
+    return outcome
 
 
 def _settle(settings: Settings) -> None:

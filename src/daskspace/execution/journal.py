@@ -90,7 +90,7 @@ def read_journal(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = json.loads(line.decode())
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -88,17 +88,27 @@ class Outcome:
 
     def to_json(self) -> str:
         """Return the receipt: one line of JSON without the fields that are empty."""
-        items = ((name, getattr(self, name)) for name in _FIELDS)
-        return plain.dumps({name: value for name, value in items if value not in (None, {})})
+        return receipt({name: getattr(self, name) for name in _FIELDS})
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Outcome:
-        """Return the outcome that a receipt holds; names it does not know are left out."""
-        values = json.loads(line)
+        """Return the outcome that a receipt holds."""
+        return cls.from_fields(json.loads(line))
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> Outcome:
+        """Return the outcome with these fields; names it does not know are left out."""
         return cls(**{name: value for name, value in values.items() if name in _FIELDS})
 
 
 _FIELDS = {entry.name: None for entry in fields(Outcome)}
+
+
+def receipt(fields: Mapping[str, Any]) -> str:
+    """Return fields of an outcome as one line of JSON, without those that are empty."""
+    return plain.dumps(
+        {name: value for name, value in fields.items() if value is not None and value != {}}
+    )
 
 
 def describe_error(error: BaseException, skip: str = "") -> dict[str, str]:

@@ -35,7 +35,7 @@ def as_metrics(result: Any) -> dict[str, Any]:
         if not isinstance(key, str):
             raise TypeError(f"metric {key!r}: a metric's name is a str, not {type(key).__name__}")
         try:
-            text = json.dumps(value, default=_scalar)
+            text = dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
             kind = type(value).__name__
             raise TypeError(
@@ -49,11 +49,6 @@ def as_metrics(result: Any) -> dict[str, Any]:
                 " write large results to a file in `directory`"
             )
     return metrics
-
-
-def dumps(value: Any) -> str:
-    """Return one line of JSON; NumPy scalars become numbers."""
-    return json.dumps(value, default=_scalar, separators=(",", ":"))
 
 
 def plain(value: Any) -> Any:
@@ -105,3 +100,7 @@ def _name(kind: type) -> str:
 
 def _shortened(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:200]
+
+
+dumps = json.JSONEncoder(default=_scalar, separators=(",", ":")).encode
+"""Return one line of JSON; NumPy scalars become numbers."""

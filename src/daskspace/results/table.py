@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.util
+import json
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,35 +123,30 @@ class Table:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcomes in process order."""
-        with self._journal.open("rb") as file:
-            for offset in self._offsets:
-                if offset != _MISSING:
-                    file.seek(offset)
-                    yield Outcome.from_json(file.readline())
+        return map(Outcome.from_fields, self._entries(self._offsets))
 
     def outcome(self, process: int) -> Outcome | None:
         """Return the outcome of one process, None if it has none."""
-        if not 0 <= process < len(self._offsets) or self._offsets[process] == _MISSING:
-            return None
-        with self._journal.open("rb") as file:
-            file.seek(self._offsets[process])
-            return Outcome.from_json(file.readline())
+        offsets = self._offsets[process : process + 1] if process >= 0 else ()
+        return next(map(Outcome.from_fields, self._entries(offsets)), None)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one mapping per process: every column, with typed values, None where empty."""
-        for outcome in self.outcomes():
-            yield self._row(outcome)
+        empty = dict.fromkeys(self.columns)
+        for entry in self._entries(self._offsets):
+            row = {**empty, **{name: entry.get(name) for name in OWN_COLUMNS}}
+            if row["start"] is not None:
+                row["start"] = datetime.datetime.fromtimestamp(row["start"], datetime.UTC)
+            for name, value in entry.get("metrics", {}).items():
+                row[self._metrics[name]] = value
+            yield {**row, **entry.get("parameters", {})}
 
-    def _row(self, outcome: Outcome) -> dict[str, Any]:
-        row: dict[str, Any] = dict.fromkeys(self.columns)
-        for name in OWN_COLUMNS:
-            row[name] = getattr(outcome, name)
-        if outcome.start is not None:
-            row["start"] = datetime.datetime.fromtimestamp(outcome.start, datetime.UTC)
-        row.update((name, outcome.parameters.get(name)) for name in self._parameters)
-        for name, column in self._metrics.items():
-            row[column] = outcome.metrics.get(name)
-        return row
+    def _entries(self, offsets: Iterable[int]) -> Iterator[dict[str, Any]]:
+        with self._journal.open("rb") as file:
+            for offset in offsets:
+                if offset != _MISSING:
+                    file.seek(offset)
+                    yield json.loads(file.readline().decode())
 
     def frame(self) -> pd.DataFrame:
         """Return the rows as a pandas DataFrame; whole numbers stay so where some are missing."""

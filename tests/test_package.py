@@ -1,0 +1,97 @@
+"""The package as a whole: what importing it costs, and that its files are true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dask.config
+import pytest
+
+import daskspace
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded_after(code):
+    program = f"import sys\n{code}\nprint(' '.join(sorted(sys.modules)))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("code", ["import daskspace", "import daskspace.cli"])
+def test_importing_it_imports_no_dask(code):
+    heavy = {"dask", "distributed", "pandas", "numpy", "rich", "yaml"}
+    assert not loaded_after(code) & heavy
+
+
+def test_every_public_name_is_found():
+    for name in daskspace.__all__:
+        assert getattr(daskspace, name) is not None
+    assert not hasattr(daskspace, "no_such_name")
+
+
+def test_the_version_is_that_of_the_distribution():
+    from importlib.metadata import version
+
+    assert version("daskspace") == daskspace.__version__
+
+
+def test_dask_is_imported_in_its_rooms_only():
+    rooms = {"backends", "clusters"}
+    for path in (ROOT / "src/daskspace").rglob("*.py"):
+        runtime = path.read_text().replace("if TYPE_CHECKING:\n    from distributed", "")
+        if re.search(r"^\s*(from|import) (dask|distributed)\b", runtime, re.M):
+            assert path.parent.name in rooms, path
+
+
+LAYERS = ["errors", "execution", "clusters", "results", "operations", "backends", "cli"]
+
+
+def test_imports_point_downwards():
+    for path in (ROOT / "src/daskspace").rglob("*.py"):
+        room = path.relative_to(ROOT / "src/daskspace").parts[0].removesuffix(".py")
+        if room not in LAYERS:
+            continue
+        for target in re.findall(r"^\s*(?:from|import) daskspace\.(\w+)", path.read_text(), re.M):
+            assert LAYERS.index(target) <= LAYERS.index(room), f"{path} imports {target}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "cluster_configs").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_cluster_config_is_one_that_dask_takes_and_mcore_runs_with(path, tmp_path):
+    import distributed  # noqa: F401 - which registers its defaults
+
+    for key in leaves(dask.config.collect([str(path)], env={})):
+        parent = key.rpartition(".")[0]
+        assert dask.config.get(parent) is not None, key
+    spec = tmp_path / "spec.yaml"
+    program = "def root(x):\n    return x ** 0.5\n"
+    (tmp_path / "roots.py").write_text(program)
+    spec.write_text("function: roots:root\nparameter_ranges: {x: [4]}\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "daskspace", "run", "spec.yaml", "-m", "-O", "n_workers=1"],
+        cwd=tmp_path,
+        env={"DASK_CONFIG": str(path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def leaves(config, before=""):
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}"
+
+
+def test_links_between_our_documents_lead_somewhere():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name} -> {link}"
