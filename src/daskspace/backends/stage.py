@@ -159,10 +159,8 @@ class Stage:
 
     def write_table(self) -> None:
         """Write the table of what has ended."""
-        table = Table(self.directory.journal)
         try:
-            table.write_csv(self.directory.table)
-            table.write_parquet(self.directory.parquet)
+            Table(self.directory.journal).write(self.directory.table, self.directory.parquet)
         except OSError as error:
             raise unusable(self.directory.path, error) from error
 

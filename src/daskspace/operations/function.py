@@ -25,6 +25,9 @@ from daskspace.results.table import OWN_COLUMNS
 INJECTED = ("data", "run", "seed", "directory", "log")
 """The arguments that a function gets by naming them."""
 
+_COUNTED = 10_000
+"""Up to so many combinations are counted exactly where there are constraints."""
+
 DataSet = tuple[str | None, Any]
 """The name of a data set, and what the function gets."""
 
@@ -127,11 +130,13 @@ class ParameterOperation(Operation):
         self._recipe = Shared(recipe)
         self.shared = (self._recipe,)
         self.parameters = space.names
-        number = len(self.data_sets) * space.size * self.runs
-        super().__init__(_Processes(self), result_directory, name=name, number_processes=number)
+        super().__init__(_Processes(self), result_directory, name=name)
         _check_conflicts(self)
         _check_tellable(space)
         space.check_satisfiable()
+        countable = not space.is_exact and space.size <= _COUNTED
+        combinations = space.survey(_COUNTED).kept if countable else space.size
+        self.number_processes = len(self.data_sets) * combinations * self.runs
 
     def iterate(self) -> Iterator[ParameterProcess]:
         """Yield the processes."""

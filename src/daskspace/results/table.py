@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import importlib.util
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from daskspace.execution import plain
 from daskspace.execution.journal import read_journal
@@ -159,46 +160,25 @@ class Table:
         frame["start"] = pd.to_datetime(frame["start"], utc=True)
         return frame
 
-    def write_csv(self, path: Path) -> None:
-        """Write the rows as CSV, all or nothing.
+    def write(self, csv_path: Path, parquet_path: Path) -> None:
+        """Write the rows as CSV, and as Parquet where pyarrow is installed; each all or nothing.
 
-        Empty cells are values that there are not; lists and mappings are JSON; ``start`` is in
-        ISO 8601, UTC.
+        In CSV, empty cells are values that there are not, lists and mappings are JSON, and
+        ``start`` is in ISO 8601, UTC. In Parquet, a column whose values are of several kinds is
+        text.
         """
-        part = _part_of(path)
-        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        kinds = {column: self._kind(column) for column in self.columns}
+        texts = [column for column, kind in kinds.items() if kind in ("text", "time")]
+        with contextlib.ExitStack() as files:
+            write_parquet = _parquet_writer(files, parquet_path, kinds)
+            file = files.enter_context(_replacing(csv_path))
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(self.columns)
-            writer.writerows(map(_cell, row.values()) for row in self.rows())
-        part.replace(path)
-
-    def write_parquet(self, path: Path) -> bool:
-        """Write the rows as Parquet, all or nothing; return False where pyarrow is missing.
-
-        A column whose values are of several kinds is written as text.
-        """
-        if importlib.util.find_spec("pyarrow") is None:
-            return False
-        import pyarrow
-        from pyarrow.parquet import ParquetWriter
-
-        kinds = {column: self._kind(column) for column in self.columns}
-        types = {
-            "bool": pyarrow.bool_(),
-            "int": pyarrow.int64(),
-            "float": pyarrow.float64(),
-            "time": pyarrow.timestamp("ms", tz="UTC"),
-            "text": pyarrow.string(),
-        }
-        schema = pyarrow.schema([(column, types[kind]) for column, kind in kinds.items()])
-        part = _part_of(path)
-        with ParquetWriter(part, schema) as writer:
             for rows in _chunks(self.rows()):
+                write_parquet(rows)
                 for row in rows:
-                    row.update((c, _fit(row[c], kind)) for c, kind in kinds.items())
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-        part.replace(path)
-        return True
+                    row.update((column, _cell(row[column])) for column in texts)
+                writer.writerows(map(dict.values, rows))
 
     def _kind(self, column: str) -> str:
         known = {"process": "int", "run": "int", "duration": "float", "peak_memory": "int"}
@@ -218,11 +198,61 @@ class Table:
         return "text"
 
 
+def _parquet_writer(
+    files: contextlib.ExitStack, path: Path, kinds: Mapping[str, str]
+) -> Callable[[list[dict[str, Any]]], None]:
+    """Return what appends rows to a Parquet file; without pyarrow it does nothing."""
+    if importlib.util.find_spec("pyarrow") is None:
+        return lambda rows: None
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    types = {
+        "bool": pyarrow.bool_(),
+        "int": pyarrow.int64(),
+        "float": pyarrow.float64(),
+        "time": pyarrow.timestamp("ms", tz="UTC"),
+        "text": pyarrow.string(),
+    }
+    schema = pyarrow.schema([(column, types[kind]) for column, kind in kinds.items()])
+    part = _part_of(path)
+    files.callback(part.unlink, missing_ok=True)
+    writer = ParquetWriter(part, schema)
+    files.push(lambda kind, *_: _finish(writer, part, path, kind is None))
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        arrays = [
+            pyarrow.array([_fit(row[column], kind) for row in rows], types[kind])
+            for column, kind in kinds.items()
+        ]
+        writer.write_batch(pyarrow.record_batch(arrays, schema=schema))
+
+    return write
+
+
+def _finish(writer: Any, part: Path, path: Path, complete: bool) -> None:
+    writer.close()
+    if complete:
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """Open a file that takes the place of `path` once it was written to its end."""
+    part = _part_of(path)
+    try:
+        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _fit(value: Any, kind: str) -> Any:
-    if value is None or kind in ("time", "bool"):
+    if value is None or kind in ("time", "bool", "int"):
         return value
-    if kind in ("int", "float"):
-        return int(value) if kind == "int" else float(value)
+    if kind == "float":
+        return float(value)
     return str(_cell(value)).encode("utf-8", "backslashreplace").decode()
 
 
