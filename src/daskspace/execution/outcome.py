@@ -154,11 +154,17 @@ def _where(trace: TracebackType | None) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.name}" + (f": {code}" if code else "")
 
 
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_PACKAGE = str(Path(__file__).parents[1])
+_EXAMPLES = str(Path(_PACKAGE, "examples"))
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
+    _PACKAGE,
+    "<frozen",
+)
 
 
 def _is_library(filename: str) -> bool:
-    return filename.startswith((*_LIBRARIES, "<frozen", str(Path(__file__).parents[1])))
+    return filename.startswith(_LIBRARIES) and not filename.startswith(_EXAMPLES)
 
 
 def _format(error: BaseException, trace: TracebackType | None) -> str:
