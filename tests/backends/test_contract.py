@@ -270,6 +270,17 @@ def import_changing(x):
     return changing.ANSWER
 
 
+def change(layers):
+    layers.append(0)
+    return len(layers)
+
+
+def test_a_process_that_changes_its_parameters_changes_them_for_no_other(backend):
+    op = backend.run(operation(change, grid={"layers": [[1], [1, 2]]}, runs=3))
+    assert [row["value"] for row in op.rows()] == [2, 2, 2, 3, 3, 3]
+    assert [row["layers"] for row in op.rows()] == [[1]] * 3 + [[1, 2]] * 3
+
+
 class Counted:
     pickled = 0
 

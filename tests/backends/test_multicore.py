@@ -27,6 +27,11 @@ print("sum", sum(row["value"] for row in operation.rows()))
 """
 
 
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def python(*arguments, cwd, program=None, **more):
     return subprocess.run(
         [sys.executable, *arguments],
@@ -114,8 +119,7 @@ def test_options_are_those_of_local_cluster():
         assert list(backend.client.nthreads().values()) == [2]
 
 
-def test_threads_of_one_worker_keep_their_output_apart(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_threads_of_one_worker_keep_their_output_apart():
     with create_backend("mcore", n_workers=1, threads_per_worker=4) as backend:
         op = backend.run(operation(say, grid={"x": range(12)}))
     logs = {path.read_text() for path in Path(op.result_directory, "logs").iterdir()}
@@ -134,7 +138,6 @@ def test_an_unknown_option_is_refused_with_the_nearest(tmp_path):
 
 
 def test_a_cluster_that_does_not_start_tells_why_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     backend = create_backend("mcore", n_workers=1, protocol="no-such-protocol")
     with pytest.raises(ClusterStartError, match="no-such-protocol"):
         backend.stage_in(operation([int]))
@@ -174,8 +177,7 @@ def test_a_client_that_a_backend_was_given_stays_open(tmp_path, monkeypatch):
     assert [row["state"] for row in op.rows()] == ["done"] * 3
 
 
-def test_a_process_that_kills_its_worker_is_crashed_and_the_others_are_done(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_process_that_kills_its_worker_is_crashed_and_the_others_are_done():
     with create_backend("mcore", n_workers=2) as backend:
         op = backend.run(operation(kill_or_not, grid={"x": range(8)}))
     rows = op.rows()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import linecache
-import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from daskspace.execution import plain
+from daskspace.execution.origin import is_library
 
 STATES = (
     "waiting",
@@ -146,25 +145,12 @@ def _where(trace: TracebackType | None) -> str:
     frames = traceback.StackSummary.extract(
         traceback.walk_tb(trace), limit=-200, lookup_lines=False
     )
-    own = [frame for frame in frames if not _is_library(frame.filename)]
+    own = [frame for frame in frames if not is_library(frame.filename)]
     if not frames:
         return ""
     frame = (own or frames)[-1]
     code = linecache.getline(frame.filename, frame.lineno or 0).strip()
     return f"{frame.filename}:{frame.lineno} in {frame.name}" + (f": {code}" if code else "")
-
-
-_PACKAGE = str(Path(__file__).parents[1])
-_EXAMPLES = str(Path(_PACKAGE, "examples"))
-_LIBRARIES = (
-    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
-    _PACKAGE,
-    "<frozen",
-)
-
-
-def _is_library(filename: str) -> bool:
-    return filename.startswith(_LIBRARIES) and not filename.startswith(_EXAMPLES)
 
 
 def _format(error: BaseException, trace: TracebackType | None) -> str:

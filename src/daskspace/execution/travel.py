@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import cloudpickle
 
 from daskspace.errors import SpecError
+from daskspace.execution.origin import is_library
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -95,15 +96,19 @@ def unpack(package: Package, python_path: Sequence[str]) -> None:
 
 
 _modules_of_worker = frozenset(sys.modules)
+_is_client = False
 
 
 def _forget_modules(directories: tuple[str, ...]) -> None:
+    """Have the user's modules imported anew, but not where the client itself runs."""
+    if _is_client:
+        return
     _python_path.update(directories)
-    own = tuple(os.path.join(directory, "") for directory in _python_path)
+    roots = tuple(os.path.join(directory, "") for directory in _python_path)
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        foreign = name in _modules_of_worker or f"{os.sep}site-packages{os.sep}" in file
-        if file.startswith(own) and not foreign and name.partition(".")[0] != "daskspace":
+        local = file.startswith(roots) and file.endswith(".py") and not is_library(file)
+        if local and name not in _modules_of_worker:
             del sys.modules[name]
     importlib.invalidate_caches()
 
@@ -164,6 +169,8 @@ class ToWorkers:
         group: str,
         shared: Iterable[Shared[Any]],
     ) -> None:
+        global _is_client
+        _is_client = True
         package = pack(shared)
         self._executor = client.get_executor(pure=False)
         self._function = function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import glob
 import inspect
@@ -25,6 +26,7 @@ from daskspace.results.table import OWN_COLUMNS
 INJECTED = ("data", "run", "seed", "directory", "log")
 """The arguments that a function gets by naming them."""
 
+_UNCHANGING = (int, float, str, bytes, type(None))
 _COUNTED = 10_000
 """Up to so many combinations are counted exactly where there are constraints."""
 
@@ -68,6 +70,13 @@ class ParameterProcess(Process):
             shown["data"] = Path(self.data).name
         return f"{readable_name({**shown, 'run': self.run})}-{self._digest().hex()[:8]}"
 
+    def own_parameters(self) -> dict[str, Any]:
+        """Return the parameters for the user's code, which may change them."""
+        return {
+            name: value if isinstance(value, _UNCHANGING) else copy.deepcopy(value)
+            for name, value in self.parameters.items()
+        }
+
     def _identity(self) -> tuple[dict[str, Any], str | None, int | None]:
         return plain.plain(self.parameters), self.data, self.run
 
@@ -82,7 +91,7 @@ class FunctionProcess(ParameterProcess):
         """Call the function and return what it returns."""
         recipe = self._recipe.value
         injected = {name: self._injected(name) for name in recipe.injected}
-        return recipe.function(**{**injected, **self.parameters})
+        return recipe.function(**injected, **self.own_parameters())
 
     def _injected(self, name: str) -> Any:
         match name:

@@ -46,7 +46,7 @@ class GenericProcess(ParameterProcess):
         values = {**self.parameters, "__RUN__": self.run, "__INPUT_DATASET__": self.data}
         config = yaml.safe_load(fill_in(script.template, values))
         process = load_script(script.path).process
-        return process(attempt.process, attempt.results, config, dict(self.parameters))
+        return process(attempt.process, attempt.results, config, self.own_parameters())
 
 
 class GenericOperation(ParameterOperation):
