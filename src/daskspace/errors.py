@@ -29,7 +29,19 @@ class ConfigError(DaskspaceError):
 
 
 class SpecError(DaskspaceError):
-    """An operation that cannot be run as it is described."""
+    """An operation that cannot be run as it is described.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    parameter : str, optional
+        The parameter that it is about.
+    """
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class DirectoryError(DaskspaceError):

@@ -13,8 +13,6 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from daskspace.backends.connection import CLOSE_S
 from daskspace.errors import OperationError
 from daskspace.execution.attempt import Settings, interrupt, run_attempts
@@ -23,6 +21,7 @@ from daskspace.execution.dispatch import Dispatcher
 from daskspace.execution.journal import Journal
 from daskspace.execution.status import Status
 from daskspace.execution.travel import Carrier, InPlace, ToWorkers
+from daskspace.operations.yaml_file import write_yaml
 from daskspace.results.directory import ResultDirectory, reserve, unreserve, unusable
 from daskspace.results.environment import describe_environment
 from daskspace.results.table import Table
@@ -218,10 +217,7 @@ class Stage:
         path = [str(entry) for entry in getattr(operation, "python_path", ())]
         described["base_directory"] = getattr(operation, "base_directory", None) or os.getcwd()
         described.update({"python_path": path} if path else {})
-        with self.directory.operation.open("w", encoding="utf-8") as file:
-            yaml.safe_dump(
-                described, file, sort_keys=False, allow_unicode=True, default_flow_style=None
-            )
+        write_yaml(self.directory.operation, described)
         text = json.dumps({**facts, **describe_environment()}, indent=2)
         self.directory.environment.write_text(text + "\n", encoding="utf-8")
 

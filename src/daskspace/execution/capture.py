@@ -25,6 +25,7 @@ class AttemptLog:
         self._path = path
         self._file: TextIO | None = None
         self._broken = False
+        self._outer: AttemptLog | None = None
 
     @property
     def exists(self) -> bool:
@@ -53,11 +54,15 @@ class AttemptLog:
                 self._file.close()
 
     def __enter__(self) -> AttemptLog:
+        self._outer = _active.get(threading.get_ident())
         _active[threading.get_ident()] = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        _active.pop(threading.get_ident(), None)
+        if self._outer is None:
+            _active.pop(threading.get_ident(), None)
+        else:
+            _active[threading.get_ident()] = self._outer
         self.close()
 
 

@@ -91,6 +91,6 @@ def read_journal(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -30,6 +30,7 @@ GOOD_STATES = frozenset({"done", "cached"})
 
 _MESSAGE_LIMIT = 2_000
 _TRACEBACK_LIMIT = 20_000
+_MEMBERS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +121,23 @@ def describe_error(error: BaseException, skip: str = "") -> dict[str, str]:
     skip : str
         Frames of this file are ours, and left out at the traceback's begin.
     """
-    try:
-        message = str(error)
-    except BaseException as broken:
-        message = f"<its text cannot be had: {type(broken).__name__}>"
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == skip:
         trace = trace.tb_next
-    described = {"error": type(error).__name__, "message": _cut(message, _MESSAGE_LIMIT)}
+    described = {"error": type(error).__name__, "message": _text(error)}
     try:
         described["where"] = _where(trace)
         described["traceback"] = _format(error, trace)
     except BaseException as broken:
         described["traceback"] = f"<the traceback cannot be had: {type(broken).__name__}>"
     return {name: text for name, text in described.items() if text}
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _cut(str(error), _MESSAGE_LIMIT)
+    except BaseException as broken:
+        return f"<its text cannot be had: {type(broken).__name__}>"
 
 
 def _cut(text: str, limit: int) -> str:
@@ -157,8 +161,11 @@ def _format(error: BaseException, trace: TracebackType | None) -> str:
     lines: list[str] = []
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
-        lines += [f"(after {type(cause).__name__}: {_cut(str(cause), 500)})\n"]
+        lines += [f"(after {type(cause).__name__}: {_text(cause)[:500]})\n"]
     lines += ["Traceback (most recent call last):\n", *traceback.format_tb(trace, limit=-50)]
     last = traceback.format_exception_only(error)
     lines += [_cut(line, _MESSAGE_LIMIT) for line in last]
+    if isinstance(error, BaseExceptionGroup):
+        members = error.exceptions[:_MEMBERS_SHOWN]
+        lines += [f"  with {type(member).__name__}: {_text(member)[:500]}\n" for member in members]
     return _cut("".join(lines), _TRACEBACK_LIMIT)

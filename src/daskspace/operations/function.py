@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import functools
 import glob
@@ -68,7 +69,7 @@ class ParameterProcess(Process):
         shown = {name: value for name, value in self._identity()[0].items() if name not in hidden}
         if self.data is not None:
             shown["data"] = Path(self.data).name
-        return f"{readable_name({**shown, 'run': self.run})}-{self._digest().hex()[:8]}"
+        return f"{readable_name({**shown, 'run': self.run})}-{self._digest().hex()[:16]}"
 
     def own_parameters(self) -> dict[str, Any]:
         """Return the parameters for the user's code, which may change them."""
@@ -154,6 +155,15 @@ class ParameterOperation(Operation):
                 for run in range(self.runs):
                     yield self.process_class(self._recipe, parameters, data_set, run)
 
+    def _can_be_loaded(self) -> bool:
+        """Return whether `describe` tells all that there is to know."""
+        base = self.base_directory or os.getcwd()
+        raw = self.space.describe()
+        return plain.dumps(plain.plain(raw)) == _json_or_none(raw) and all(
+            label is None or _is_path(value, os.path.join(base, label))
+            for label, value in self.data_sets
+        )
+
     def describe(self) -> dict[str, Any]:
         """Return the operation as a specification that can be run again where that is possible."""
         described = {
@@ -163,8 +173,9 @@ class ParameterOperation(Operation):
         }
         labels = [label for label, _ in self.data_sets if label is not None]
         if labels:
-            are_paths = all(_is_path(value, label) for label, value in self.data_sets)
-            described["input_path" if are_paths else "data_sets"] = labels
+            described["input_path"] = labels
+        if not self._can_be_loaded():
+            described["made_by"] = "a program"
         hidden = self._recipe.value.hidden
         return {**described, "hide_parameters": sorted(hidden)} if hidden else described
 
@@ -195,11 +206,18 @@ class FunctionOperation(ParameterOperation):
         name: str | None = None,
         hidden: Iterable[str] = (),
     ) -> None:
+        _check_names(space.names)
         data_sets = as_data_sets(data)
         injected = _injected(function, space.names, has_data=data is not None)
         recipe = Recipe(function, injected, data_sets, frozenset(hidden))
         self.function = function
         super().__init__(recipe, space, runs, name or _function_name(function), result_directory)
+
+    def _can_be_loaded(self) -> bool:
+        function = self.function
+        plainly = inspect.isfunction(function) or inspect.isbuiltin(function)
+        importable = plainly and "<" not in function.__qualname__
+        return importable and function.__module__ != "__main__" and super()._can_be_loaded()
 
     def describe(self) -> dict[str, Any]:
         """Return the operation as a specification."""
@@ -275,7 +293,8 @@ def operation(
         "data": data,
         "constraints": constraints,
     }
-    unused = [key for key, value in given.items() if value] + (["runs"] if runs != 1 else [])
+    unused = [key for key, value in given.items() if value is not None]
+    unused += ["runs"] if runs != 1 else []
     if unused:
         raise SpecError(f"{', '.join(unused)}: only for an operation from a function")
     if not (hasattr(function, "__iter__") or hasattr(function, "get")):
@@ -294,14 +313,21 @@ def as_data_sets(data: Any) -> Sequence[DataSet]:
     if data is None:
         return [(None, None)]
     if isinstance(data, str | os.PathLike):
-        paths = sorted(glob.glob(os.path.expanduser(os.fspath(data)), recursive=True))
+        pattern = os.path.expanduser(os.fspath(data))
+        exists = os.path.exists(pattern)
+        paths = [pattern] if exists else sorted(glob.glob(pattern, recursive=True))
         if not paths:
             raise SpecError(f"no data set matches {os.fspath(data)!r} in {os.getcwd()}")
         return [(path, path) for path in paths]
     if isinstance(data, Mapping):
         named: list[DataSet] = [(str(name), value) for name, value in data.items()]
-    else:
+    elif isinstance(data, Iterable):
         named = [(_data_name(n, value), value) for n, value in enumerate(data)]
+    else:
+        raise SpecError(
+            "data must be a path, a list of paths or objects, or a mapping of names to objects,"
+            f" not {type(data).__name__!r}"
+        )
     if not named:
         raise SpecError("data is empty: give at least one data set")
     label, count = Counter(label for label, _ in named).most_common(1)[0]
@@ -318,8 +344,17 @@ def reference(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', None) or type(function).__module__}:{name}"
 
 
-def _is_path(value: Any, label: str | None) -> bool:
-    return isinstance(value, str | os.PathLike) and os.fspath(value).endswith(label or "")
+def _is_path(value: Any, path: str) -> bool:
+    """Return whether a data set is the file at `path`."""
+    is_path = isinstance(value, str | os.PathLike) and os.path.exists(path)
+    return is_path and os.path.abspath(value) == os.path.abspath(path)
+
+
+def _json_or_none(value: Any) -> str | None:
+    try:
+        return plain.dumps(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _data_name(position: int, value: Any) -> str:
@@ -341,11 +376,12 @@ def _injected(
         arguments = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return ()
-    kinds = {name: argument.kind for name, argument in arguments.items()}
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    kinds = {name: a.kind for name, a in arguments.items() if a.kind not in variable}
     positional = [n for n, k in kinds.items() if k is inspect.Parameter.POSITIONAL_ONLY]
     if positional:
         raise SpecError(f"{shown} takes {positional[0]!r} by position only; parameters go by name")
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
+    takes_any = any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments.values())
     bound = function.keywords if isinstance(function, functools.partial) else {}
     injected = tuple(n for n in INJECTED if n in kinds and n not in names and n not in bound)
     if not has_data:
@@ -353,11 +389,10 @@ def _injected(
     for name in names:
         if name not in kinds and not takes_any:
             near = did_you_mean(name, kinds)
-            raise SpecError(f"{shown} has no argument {name!r}{near}")
+            raise SpecError(f"{shown} has no argument {name!r}{near}", parameter=name)
     for name, argument in arguments.items():
-        variable = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
-        given = name in names or name in injected
-        if argument.default is argument.empty and not variable and not given:
+        given = name in names or name in injected or name not in kinds
+        if argument.default is argument.empty and not given:
             near = did_you_mean(name, names)
             hint = "give data=" if name == "data" else "give it in grid, settings or zip"
             raise SpecError(f"{shown} needs {name!r}: {hint}{near}")
@@ -369,7 +404,10 @@ def _injected(
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if name in OWN_COLUMNS and name not in ("data", "run"):
-            raise SpecError(f"a parameter cannot be named {name!r}: that is a column of the table")
+            raise SpecError(
+                f"a parameter cannot be named {name!r}: that is a column of the table",
+                parameter=name,
+            )
 
 
 def _check_conflicts(operation: ParameterOperation) -> None:
@@ -381,15 +419,19 @@ def _check_conflicts(operation: ParameterOperation) -> None:
 
 def _check_tellable(space: ParameterSpace) -> None:
     """Refuse values that differ, but look the same in the table and in the names of files."""
-    for name, values in space.describe().get("parameter_ranges", {}).items():
-        if isinstance(values, str):
+    described = space.describe()
+    lists = dict(described.get("parameter_ranges", {}))
+    lists["a setting"] = described.get("parameter_settings", [])
+    columns = described.get("parameter_zip", {})
+    lists["a row of zip"] = list(builtins.zip(*columns.values(), strict=True))
+    for name, values in lists.items():
+        if isinstance(values, str) or not values:
             continue
-        shown, count = Counter(plain.dumps(plain.plain(value)) for value in values).most_common(1)[
-            0
-        ]
+        shown, count = Counter(plain.dumps(plain.plain(v)) for v in values).most_common(1)[0]
         if count > 1:
             raise SpecError(
-                f"two values of {name!r} look the same, {shown}: use their names as values"
+                f"two values of {name!r} look the same, {shown}: use their names as values",
+                parameter=name,
             )
 
 

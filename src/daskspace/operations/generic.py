@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import math
 import re
+import symtable
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from daskspace.errors import SpecError
+from daskspace.errors import SpecError, did_you_mean
 from daskspace.execution import plain
 from daskspace.execution.attempt import current_attempt
 from daskspace.operations.function import DataSet, ParameterOperation, ParameterProcess
 from daskspace.operations.parameters import ParameterSpace
+from daskspace.operations.yaml_file import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class GenericProcess(ParameterProcess):
         """Call the script and return what it returns."""
         script = self._recipe.value
         attempt = current_attempt()
-        values = {**self.parameters, "__RUN__": self.run, "__INPUT_DATASET__": self.data}
-        config = yaml.safe_load(fill_in(script.template, values))
+        data = script.data_sets[self._data_set][1]
+        values = {**self.parameters, "__RUN__": self.run, "__INPUT_DATASET__": data}
+        config = parse_yaml(fill_in(script.template, values))
         process = load_script(script.path).process
         return process(attempt.process, attempt.results, config, self.own_parameters())
 
@@ -89,7 +92,7 @@ class GenericOperation(ParameterOperation):
         """Call the script's ``consolidate``, if it has one."""
         consolidate = getattr(load_script(self.script.path), "consolidate", None)
         if consolidate is not None:
-            consolidate(self.result_directory, yaml.safe_load(self.script.template))
+            consolidate(self.result_directory, parse_yaml(_without_braces(self.script.template)))
 
     def describe(self) -> dict[str, Any]:
         """Return the operation as a specification."""
@@ -97,7 +100,7 @@ class GenericOperation(ParameterOperation):
         return {**super().describe(), **described}
 
 
-_PLACEHOLDER = re.compile(r"\$\{(\w+)\}|__\w+?__")
+_BRACED = re.compile(r"\$\{([^{}]+)\}")
 
 
 def fill_in(template: str, values: Mapping[str, Any]) -> str:
@@ -111,18 +114,31 @@ def fill_in(template: str, values: Mapping[str, Any]) -> str:
     SpecError
         A placeholder ``${...}`` stands for no parameter.
     """
+    stands_for = {spelling: name for name in values for spelling in _spellings(name)}
+    for braced in _BRACED.finditer(template):
+        if braced[0] not in stands_for:
+            near = did_you_mean(braced[0], stands_for)
+            raise SpecError(f"configuration_template: {braced[0]} stands for no parameter{near}")
+    longest_first = sorted(stands_for, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    return pattern.sub(lambda match: _as_yaml(values[stands_for[match[0]]]), template)
 
-    def text(match: re.Match[str]) -> str:
-        word = match[1] or match[0]
-        for name in (word, word.removeprefix("__").removesuffix("__"), f"__{word}__"):
-            if name in values:
-                value = plain.plain(values[name])
-                return value if isinstance(value, str) else plain.dumps(value)
-        if match[1]:
-            raise SpecError(f"configuration_template: {match[0]} stands for no parameter")
-        return match[0]
 
-    return _PLACEHOLDER.sub(text, template)
+def _spellings(name: str) -> Iterator[str]:
+    bare = name.removeprefix("__").removesuffix("__") if name.startswith("__") else name
+    yield from (f"${{__{bare}__}}", f"${{{bare}}}", f"__{bare}__")
+
+
+def _as_yaml(value: Any) -> str:
+    value = plain.plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return value if isinstance(value, str) else plain.dumps(value)
+
+
+def _without_braces(template: str) -> str:
+    """Return a template that is YAML before it is filled in, also within ``[...]``."""
+    return _BRACED.sub(r"\1", template)
 
 
 def load_script(path: str) -> ModuleType:
@@ -145,19 +161,13 @@ def load_script(path: str) -> ModuleType:
 
 def _check_script(script: Path) -> None:
     try:
-        tree = ast.parse(script.read_bytes(), str(script))
+        text = script.read_bytes()
+        names = symtable.symtable(text.decode(), str(script), "exec").get_identifiers()
     except SyntaxError as error:
         raise SpecError(f"{script}, line {error.lineno}: {error.msg}") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"the script {script} cannot be read: {error}") from None
-    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    names |= {
-        alias.asname or alias.name
-        for n in tree.body
-        if isinstance(n, ast.ImportFrom)
-        for alias in n.names
-    }
-    if "process" not in names:
+    if "process" not in names and b"import *" not in text:
         raise SpecError(
             f"{script} has no function"
             " process(process_id, result_directory, config, parameter_setting)"
@@ -167,7 +177,7 @@ def _check_script(script: Path) -> None:
 def _check_template(template: str, names: Sequence[str]) -> None:
     filled = fill_in(template, {**dict.fromkeys(names, 0), "__RUN__": 0, "__INPUT_DATASET__": ""})
     try:
-        yaml.safe_load(filled)
-        yaml.safe_load(template)
+        parse_yaml(filled)
+        parse_yaml(_without_braces(template))
     except yaml.YAMLError as error:
         raise SpecError(f"configuration_template is no YAML: {error}") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
+import importlib.machinery
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,7 @@ def load_operation(path: str | Path, result_directory: str | Path | None = None)
     spec = file.values
     kind = _checked_kind(file)
     _check_keys(file, {**_COMMON, **_KINDS[kind]})
-    base = Path(path).absolute().parent / spec.get("base_directory", "")
+    base = Path(path).absolute().parent / os.path.expanduser(spec.get("base_directory", ""))
     python_path = [
         str(base / os.path.expanduser(str(entry))) for entry in spec.get("python_path", ())
     ]
@@ -102,25 +104,31 @@ def load_operation(path: str | Path, result_directory: str | Path | None = None)
 
 def _checked_kind(file: YamlFile) -> str:
     kind = file.values.get("type")
+    if kind == "stream" or "made_by" in file.values:
+        raise file.error("this operation was made by a program: run that program again", "made_by")
     if kind is None:
         guess = next((k for k, keys in _KINDS.items() if keys.keys() & file.values.keys()), None)
         if guess is None:
+            _check_known(file, {key for keys in (_COMMON, *_KINDS.values()) for key in keys})
             raise file.error(f"'type' is missing: give one of {', '.join(_KINDS)}")
         return guess
-    if kind == "stream" or "data_sets" in file.values:
-        raise file.error("this operation was made by a program: run that program again", "type")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         near = did_you_mean(str(kind), _KINDS)
         known = ", ".join(_KINDS)
         raise file.error(f"unknown type {kind!r}; known are {known}{near}", "type")
-    return str(kind)
+    return kind
 
 
-def _check_keys(file: YamlFile, known: dict[str, _Kinds]) -> None:
-    for key, value in file.values.items():
+def _check_known(file: YamlFile, known: Collection[str]) -> None:
+    for key in file.values:
         if key not in known:
             near = did_you_mean(str(key), known)
             raise file.error(f"unknown key {key!r}{near or '; known are ' + ', '.join(known)}", key)
+
+
+def _check_keys(file: YamlFile, known: dict[str, _Kinds]) -> None:
+    _check_known(file, known)
+    for key, value in file.values.items():
         if not isinstance(value, known[key]) or isinstance(value, bool):
             wanted = " or ".join(_TYPE_NAMES[kind] for kind in known[key])
             raise file.error(f"{key!r} must be {wanted}, not {_shown(value)}", key)
@@ -165,7 +173,9 @@ def _space(file: YamlFile) -> ParameterSpace:
             "constraints",
             number,
         )
-    return ParameterSpace(ranges, settings, zipped, spec.get("constraints"))
+    space = ParameterSpace(ranges, settings, zipped, spec.get("constraints"))
+    _located(file, space.check_satisfiable, "constraints")
+    return space
 
 
 def _data_sets(file: YamlFile, base: Path) -> Sequence[DataSet]:
@@ -176,11 +186,14 @@ def _data_sets(file: YamlFile, base: Path) -> Sequence[DataSet]:
     found: list[DataSet] = []
     for number, pattern in enumerate([given] if isinstance(given, str) else given):
         place = ("input_path",) if isinstance(given, str) else ("input_path", number)
-        full = str(base / os.path.expanduser(str(pattern)))
+        own = os.path.expanduser(str(pattern))
+        is_absolute = os.path.isabs(own)
+        full = own if is_absolute else os.path.join(glob.escape(str(base)), own)
+        full = str(base / own) if (base / own).exists() else full
         paths = _located(file, partial(as_data_sets, full), *place)
         for path, _ in paths:
             assert path is not None  # noqa: S101 - for mypy
-            label = path if os.path.isabs(str(pattern)) else os.path.relpath(path, base)
+            label = path if is_absolute else os.path.relpath(path, base)
             found.append((label, path))
     if not found:
         raise file.error("'input_path' is empty: give a path", "input_path")
@@ -213,12 +226,12 @@ def _imported(file: YamlFile, name: str, python_path: Sequence[str]) -> Any:
     sys.path[:0] = [*python_path, os.getcwd()]
     try:
         importlib.invalidate_caches()
-        spec = importlib.util.find_spec(name.partition(".")[0])
+        spec = importlib.machinery.PathFinder.find_spec(name.partition(".")[0], sys.path)
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         where = ", ".join([*python_path, os.getcwd()])
         raise file.error(f"{error}; looked in {where} and the environment", "function") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise file.error(
             f"module {name!r} cannot be imported: {type(error).__name__}: {error}", "function"
         ) from error
@@ -232,9 +245,10 @@ def _check_same(file: YamlFile, name: str, spec: Any) -> None:
     """Refuse a module that was imported before from elsewhere under the same name."""
     top = sys.modules[name.partition(".")[0]]
     loaded = getattr(top, "__file__", None)
-    if spec is not None and spec.origin and loaded and not os.path.samefile(spec.origin, loaded):
+    origin = spec.origin if spec is not None and spec.has_location else None
+    if origin and loaded and os.path.exists(loaded) and not os.path.samefile(origin, loaded):
         raise file.error(
-            f"module {name!r} of {spec.origin} cannot be imported: {loaded} is already imported"
+            f"module {name!r} of {origin} cannot be imported: {loaded} is already imported"
             " under this name; rename one of the two",
             "function",
         )
@@ -252,8 +266,19 @@ def _located(file: YamlFile, make: Callable[[], Any], *place: str | int) -> Any:
     try:
         return make()
     except SpecError as error:
+        place = place or _place_of(file, error.parameter)
         shown = f"{place[0]!r}: " if place else ""
         raise file.error(f"{shown}{error}", *place) from None
+
+
+def _place_of(file: YamlFile, parameter: str | None) -> tuple[str | int, ...]:
+    for key in ("parameter_ranges", "parameter_zip"):
+        if parameter is not None and parameter in file.values.get(key, {}):
+            return key, parameter
+    for number, setting in enumerate(file.values.get("parameter_settings", ())):
+        if parameter in setting:
+            return "parameter_settings", number, str(parameter)
+    return ()
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,6 +96,31 @@ def read_yaml(path: Path) -> YamlFile:
     return YamlFile(path, values, loader.lines)
 
 
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text holds, read by the rules of `read_yaml`.
+
+    Raises
+    ------
+    yaml.YAMLError
+        It is no YAML.
+    """
+    return _Loader(text).get_single_data()
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a mapping of plain values, so that `read_yaml` reads the same again."""
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(
+            dict(values),
+            file,
+            _Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None,
+            width=100,
+        )
+
+
 def _error(path: Path, line: int, message: str) -> SpecError:
     return SpecError(f"{path}, line {line}: {message}")
 
@@ -143,6 +168,13 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, problem, node.start_mark) from error
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes also the texts that YAML 1.2 takes for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
@@ -181,4 +213,5 @@ _PLAIN_WORDS = {
 }
 for _kind, (_pattern, _first) in _PLAIN_WORDS.items():
     _starts = [*_first, ""] if _kind == "null" else [*_first]
-    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"^(?:{_pattern})$"), _starts)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _kind, re.compile(rf"^(?:{_pattern})$"), _starts)

@@ -33,6 +33,11 @@ class ResultDirectory:
         self.parquet = self.path / "table.parquet"
 
     @property
+    def own_files(self) -> tuple[Path, ...]:
+        """The files that every operation has from its begin."""
+        return self.journal, self.operation, self.environment, self.log
+
+    @property
     def holds_operation(self) -> bool:
         """Whether an operation was staged here."""
         return self.journal.exists()
@@ -55,13 +60,14 @@ def reserve(path: str | Path | None, name: str) -> tuple[ResultDirectory, bool]:
     """
     try:
         return _reserve_given(Path(path)) if path is not None else (_reserve_new(name), True)
-    except OSError as error:
-        raise unusable(path or Path.cwd(), error) from error
+    except (OSError, ValueError) as error:
+        raise unusable(path or "in the working directory", error) from error
 
 
-def unusable(path: str | Path, error: OSError) -> DirectoryError:
+def unusable(path: str | Path, error: OSError | ValueError) -> DirectoryError:
     """Return the error that says why a result directory cannot be used."""
-    return DirectoryError(f"the result directory {path} cannot be used: {error.strerror}")
+    why = error.strerror if isinstance(error, OSError) else error
+    return DirectoryError(f"the result directory {path} cannot be used: {why}")
 
 
 def _reserve_given(path: Path) -> tuple[ResultDirectory, bool]:
@@ -70,6 +76,12 @@ def _reserve_given(path: Path) -> tuple[ResultDirectory, bool]:
         raise DirectoryError(
             f"{path} already holds an operation: give another directory, or remove this one"
         )
+    for file in directory.own_files:
+        if file.exists():
+            raise DirectoryError(
+                f"{path} holds a file {file.name}, which would be overwritten: give another"
+                " directory"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir()
@@ -109,7 +121,7 @@ def opened(path: str | Path) -> ResultDirectory:
 
 def unreserve(directory: ResultDirectory, made: bool) -> None:
     """Take back what `reserve` did: remove our own files, and the directory if it was made."""
-    for file in (directory.operation, directory.environment, directory.log, directory.journal):
+    for file in directory.own_files:
         file.unlink(missing_ok=True)
     if made:
         with contextlib.suppress(OSError):

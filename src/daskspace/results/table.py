@@ -72,7 +72,7 @@ class Table:
         metrics: dict[str, tuple[int, int]] = {}
         self._types: dict[tuple[str, str], set[type]] = {}
         for offset, entry in read_journal(journal):
-            if "state" in entry:
+            if "state" in entry and "process" in entry:
                 self._note(offset, entry, parameters, metrics)
             elif "journal" in entry:
                 self.header = entry
@@ -82,11 +82,9 @@ class Table:
         self._parameters = declared + sorted(
             (name for name in parameters if name not in declared), key=parameters.__getitem__
         )
-        taken = {*OWN_COLUMNS, *self._parameters}
-        self._metrics = {
-            name: f"metric.{name}" if name in taken else name
-            for name in sorted(metrics, key=metrics.__getitem__)
-        }
+        self._metrics = _metric_columns(
+            sorted(metrics, key=metrics.__getitem__), {*OWN_COLUMNS, *self._parameters}
+        )
         before = [name for name in ("data", "run") if name not in self._parameters]
         self.columns = [
             "process",
@@ -153,10 +151,12 @@ class Table:
         """Return the rows as a pandas DataFrame; whole numbers stay so where some are missing."""
         import pandas as pd
 
-        frame = pd.DataFrame(list(self.rows()), columns=self.columns)
+        rows = list(self.rows())
+        series: dict[str, Any] = {}
         for column in self.columns:
-            if self._kind(column) == "int":
-                frame[column] = frame[column].astype("Int64")
+            values = [row[column] for row in rows]
+            series[column] = pd.array(values, "Int64") if self._kind(column) == "int" else values
+        frame = pd.DataFrame(series, columns=self.columns)
         frame["start"] = pd.to_datetime(frame["start"], utc=True)
         return frame
 
@@ -172,7 +172,7 @@ class Table:
         with contextlib.ExitStack() as files:
             write_parquet = _parquet_writer(files, parquet_path, kinds)
             file = files.enter_context(_replacing(csv_path))
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(_UnixLines(file), lineterminator="\r\n")
             writer.writerow(self.columns)
             for rows in _chunks(self.rows()):
                 write_parquet(rows)
@@ -196,6 +196,30 @@ class Table:
         if types and types <= {int, float}:
             return "int" if types == {int} else "float"
         return "text"
+
+
+class _UnixLines:
+    """Ends rows with a newline alone, while the csv module quotes what holds a carriage return."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _metric_columns(metrics: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Return the column of each metric: its name, after ``metric.`` where that is taken."""
+    metrics = list(metrics)
+    columns = {name: name for name in metrics if name not in taken}
+    taken = taken | columns.keys()
+    for name in metrics:
+        column = columns.get(name, f"metric.{name}")
+        while name not in columns and column in taken:
+            column = f"metric.{column}"
+        columns[name] = column
+        taken.add(column)
+    return {name: columns[name] for name in metrics}
 
 
 def _parquet_writer(
