@@ -42,6 +42,12 @@ def warm_backend(request):
         yield backend
 
 
+with_workers = pytest.mark.parametrize(
+    "warm_backend", [name for name in BACKENDS_UNDER_TEST if name != "serial"], indirect=True
+)
+"""For what can only be seen where processes run elsewhere."""
+
+
 @pytest.fixture
 def backend(warm_backend, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -249,9 +255,8 @@ def test_modules_beside_the_program_can_be_imported_in_a_process(backend, tmp_pa
     assert [row["value"] for row in op.rows()] == [42]
 
 
+@with_workers
 def test_a_module_that_changed_between_operations_is_imported_anew_by_workers(backend):
-    if backend.client is None:
-        pytest.skip("serial runs in this process, where Python keeps what is imported")
     for answer in (1, 2):
         Path("changing.py").write_text(f"ANSWER = {answer}\n\n" + "#" * answer)
         op = backend.run(operation(import_changing, grid={"x": [1]}))
@@ -444,9 +449,8 @@ def test_processes_are_pulled_lazily_from_an_endless_generator(backend):
     assert next(pulled) < 20_000
 
 
+@with_workers
 def test_a_generator_that_waits_for_its_own_results_is_not_waited_for(backend):
-    if backend.client is None:
-        pytest.skip("on serial a process has ended before the next is pulled")
 
     def chain():
         for n in range(5):
@@ -584,9 +588,8 @@ def test_no_limit_can_be_said_in_several_ways(backend, timeout):
     assert backend.state == "retrieved"
 
 
+@with_workers
 def test_retrieve_raises_after_its_timeout_and_may_be_called_again(backend):
-    if backend.client is None:
-        pytest.skip("serial has nothing to wait for: execute returns when all has ended")
     backend.stage_in(operation(time_sleep, grid={"x": range(20)}))
     backend.execute()
     with pytest.raises(RetrieveTimeout, match="of 20"):
@@ -596,9 +599,8 @@ def test_retrieve_raises_after_its_timeout_and_may_be_called_again(backend):
     assert backend.state == "retrieved"
 
 
+@with_workers
 def test_cleanup_while_processes_run_ends_soon_and_the_backend_goes_on(backend):
-    if backend.client is None:
-        pytest.skip("serial runs nothing while another call could be made")
     backend.stage_in(operation(sleep_long, grid={"x": range(4)}))
     backend.execute()
     began = time.monotonic()
@@ -687,9 +689,8 @@ def test_a_consolidate_step_that_raises_keeps_table_and_state_and_may_be_repeate
     assert backend.state == "consolidated"
 
 
+@with_workers
 def test_what_ended_can_be_seen_while_the_operation_runs(backend):
-    if backend.client is None:
-        pytest.skip("serial runs nothing while another call could be made")
     op = operation(time_sleep, grid={"x": range(60)})
     backend.stage_in(op)
     backend.execute()
