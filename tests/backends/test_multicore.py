@@ -177,18 +177,31 @@ def test_a_client_that_a_backend_was_given_stays_open(tmp_path, monkeypatch):
     assert [row["state"] for row in op.rows()] == ["done"] * 3
 
 
-def test_a_process_that_kills_its_worker_is_crashed_and_the_others_are_done():
+def test_processes_that_kill_their_worker_are_crashed_and_all_others_done():
     with create_backend("mcore", n_workers=2) as backend:
-        op = backend.run(operation(kill_or_not, grid={"x": range(8)}))
-    rows = op.rows()
-    assert rows[3]["state"] == "crashed"
-    assert [row["state"] for row in rows].count("done") == 7
+        op = backend.run(operation(kill_or_not, grid={"x": range(30)}))
+    crashed = [row["x"] for row in op.rows() if row["state"] == "crashed"]
+    assert crashed == [3, 17]
+    assert [row["state"] for row in op.rows()].count("done") == 28
 
 
 def kill_or_not(x):
-    if x == 3:
+    if x in (3, 17):
         os._exit(1)
     time.sleep(0.01)
+
+
+def test_a_program_that_a_process_starts_can_be_interrupted():
+    with create_backend("mcore", n_workers=1) as backend:
+        op = backend.run(operation([start_and_interrupt]))
+    assert [row["value"] for row in op.rows()] == [-signal.SIGINT]
+
+
+def start_and_interrupt():
+    child = subprocess.Popen([sys.executable, "-c", "import time; print(1); time.sleep(60)"])
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    return child.wait(20)
 
 
 @pytest.mark.parametrize("backend_type", ["serial", "mcore"])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import dask.config
@@ -21,6 +25,8 @@ CLOSE_S = 10.0
 _DASK_CONFIG = {
     # The scheduler keeps the last messages to each worker, with the batches in them.
     "distributed.admin.low-level-log-length": 20,
+    # Whoever was on a worker that died is sent again by us, and in the end alone.
+    "distributed.scheduler.allowed-failures": 0,
     # Dask sets MALLOC_TRIM_THRESHOLD_, with which glibc maps every array above 128 KiB anew: NumPy
     # takes up to four times as long. With this as well it is as fast as elsewhere.
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 1024 * 1024,
@@ -65,14 +71,14 @@ class Connection:
         self.cluster: Cluster | None = None
         self.workers = 0
         try:
-            with dask.config.set(_missing_config()):
+            with dask.config.set(_missing_config()), _interrupts_wait():
                 opened = open_cluster()
             self.executor = opened if isinstance(opened, Executor) else self._connect(opened)
         except BaseException as error:
             self.close()
             if isinstance(error, DaskspaceError) or not isinstance(error, Exception):
                 raise
-            raise ClusterStartError(_root_cause(error)) from error
+            raise ClusterStartError(f"the cluster did not start: {_root_cause(error)}") from error
 
     @property
     def is_alive(self) -> bool:
@@ -89,7 +95,7 @@ class Connection:
 
     def close(self) -> None:
         """Close what was opened; harmless when repeated."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), _unworried():
             self._resources.close()
 
     def _connect(self, opened: Cluster | Client) -> Executor:
@@ -120,6 +126,43 @@ def _missing_config() -> dict[str, Any]:
         for key, value in _DASK_CONFIG.items()
         if dask.config.get(key, None, config=set_by_user) is None
     }
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let the first Ctrl-C wait until the cluster is up: only then can it be closed in order."""
+    python_handler = signal.default_int_handler
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not python_handler:
+        yield
+        return
+    received = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            python_handler(number, frame)
+        received = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, python_handler)
+    if received:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _unworried() -> Iterator[None]:
+    """Keep nannies from warning that they kill what was given up."""
+    logger = logging.getLogger("distributed.nanny")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _root_cause(error: BaseException) -> str:

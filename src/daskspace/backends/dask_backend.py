@@ -220,7 +220,8 @@ class DaskBackend(Backend):
         DaskspaceError
             What the steps raise, after cleaning up.
         KeyboardInterrupt
-            Ctrl-C. The table holds what has ended; the rest is ``cancelled``.
+            Ctrl-C. The table holds what has ended; what was begun or waited for a worker is
+            ``cancelled``, and what was not pulled yet has no row.
         """
         self._check_step("stage_in")
         try:

@@ -36,7 +36,14 @@ _LONG_COLUMNS = ("start", "host", "peak_memory", "message")
 @_directory
 @click.option("--sort", metavar="COLUMN", help="Sort by this column, largest first.")
 @click.option("-r", "--reverse", is_flag=True, help="Smallest first.")
-@click.option("-n", "--rows", default=20, show_default=True, help="How many rows; 0 for all.")
+@click.option(
+    "-n",
+    "--rows",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="How many rows; 0 for all.",
+)
 @click.option("-a", "--all-columns", is_flag=True, help="Show every column.")
 @_as_json
 def table(
@@ -74,7 +81,14 @@ def sorted_rows(results: Table, column: str, smallest_first: bool = False) -> li
 
 @click.command()
 @_directory
-@click.option("-n", "--rows", default=5, show_default=True, help="How many of each kind.")
+@click.option(
+    "-n",
+    "--rows",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="How many of each kind.",
+)
 @_as_json
 def failures(directory: Path, rows: int, as_json: bool) -> None:
     """Show what failed in DIRECTORY, grouped by error, and how to run one of it again."""

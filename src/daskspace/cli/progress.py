@@ -5,22 +5,24 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
-from daskspace.cli.show import STATE_STYLES, console, reason, told
-from daskspace.execution.outcome import STATES
+from daskspace.cli.show import STATE_STYLES, console_on, reason, told
+from daskspace.execution.outcome import STATES, Outcome
 from daskspace.execution.status import Status, seconds
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.console import Console
 
     from daskspace.backends.dask_backend import DaskBackend
 
 _LOOK_EVERY_S = 0.1
 _LINE_EVERY_S = 10.0
 _LATEST_S = 2.0
+_BAR_WIDTH = 30
+_ERASE = "\r\x1b[2K"
 
 
 class Progress:
@@ -39,10 +41,8 @@ class Progress:
         self._quiet = quiet
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._console = console(stderr=True)
-        self._bar: Bar | None = None
-        self._task: TaskID | None = None
-        self._shown = ""
+        self._console = console_on(sys.stderr)
+        self._bar: _Bar | None = None
         self._failure_told = False
         self._link_told = False
         self._next_line = time.monotonic() + _LATEST_S
@@ -50,7 +50,7 @@ class Progress:
     def __enter__(self) -> Self:
         if not self._quiet:
             if self._console.is_terminal:
-                self._start_bar()
+                self._bar = _Bar(self._console, lambda: self._backend.check_status().ended)
             self._thread.start()
         return self
 
@@ -64,22 +64,7 @@ class Progress:
         if self._thread.ident is not None:
             self._thread.join(_LATEST_S)
         if self._bar is not None:
-            self._bar.stop()
-
-    def _start_bar(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        # Drawn only when something has changed, so that it leaves a debugger's prompt alone.
-        self._bar = Progress(
-            BarColumn(bar_width=30),
-            TextColumn("{task.description}", markup=True),
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._bar.start()
+            self._bar.close()
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_S):
@@ -88,31 +73,118 @@ class Progress:
 
     def _look(self) -> None:
         status = self._backend.check_status()
+        if self._bar is not None and self._bar.is_away(status):
+            return
         link = self._backend.dashboard_link
         if link and not self._link_told:
-            self._console.print(f"dashboard  {link}", soft_wrap=True)
             self._link_told = True
-        if status.first_failure is not None and not self._failure_told:
-            self._failure_told = True
-            first = status.first_failure
-            self._console.print(f"first failure: {told(first)}", style="red", soft_wrap=True)
-            self._console.print(f"  {reason(first)}", soft_wrap=True)
-            if first.where:
-                self._console.print(f"  {first.where}", soft_wrap=True)
+            self._tell(f"dashboard  {link}")
+        if status.first_failure is not None:
+            self.tell_failure(status.first_failure)
         if not status.counts:
             return
-        if self._bar is not None and self._task is not None:
-            self._draw(self._bar, self._task, status)
+        if self._bar is not None:
+            self._bar.draw(status)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY_S
-            self._console.print(str(status), soft_wrap=True)
+            self._tell(str(status))
 
-    def _draw(self, bar: Bar, task: TaskID, status: Status) -> None:
+    def tell_failure(self, first: Outcome) -> None:
+        """Say what failed first, unless it was said, or it is quiet."""
+        if self._quiet or self._failure_told or first.state == "cancelled":
+            return
+        self._failure_told = True
+        self._tell(f"first failure: {told(first)}", style="red")
+        self._tell(f"  {reason(first)}")
+        if first.where:
+            self._tell(f"  {first.where}")
+
+    def _tell(self, line: str, style: str | None = None) -> None:
+        if self._bar is not None:
+            self._bar.erase()
+        self._console.print(line, style=style, soft_wrap=True)
+
+
+class _Bar:
+    """The last line of the terminal; it steps aside for whatever else is printed.
+
+    Where processes run in this interpreter they may ask something, or a debugger may: after text
+    that ends no line the bar stays away until another process has ended.
+    """
+
+    def __init__(self, console: Console, count_ended: Callable[[], int]) -> None:
+        self._console = console
+        self._count_ended = count_ended
+        self._lock = threading.RLock()
+        self._text = ""
+        self._line_is_open = False
+        self._asked_after: int | None = None
+        self._stdout, self._stderr = sys.stdout, sys.stderr
+        sys.stdout = cast(TextIO, _Aside(sys.stdout, self))
+        sys.stderr = cast(TextIO, _Aside(sys.stderr, self))
+
+    def draw(self, status: Status) -> None:
+        """Draw it if something has changed."""
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
         text = _summary(status)
-        if text != self._shown:
-            self._shown = text
-            bar.update(task, description=text, completed=status.ended, total=status.total)
-            bar.refresh()
+        with self._lock:
+            if text == self._text:
+                return
+            self.erase()
+            self._text = text
+            words = Text.from_markup(f" {text}")
+            words.truncate(max(self._console.width - _BAR_WIDTH - 1, 0), overflow="ellipsis")
+            with self._console:
+                self._console.print(ProgressBar(status.total or 1, status.ended, _BAR_WIDTH))
+                self._console.print(words, end="\r", soft_wrap=True)
+
+    def erase(self) -> None:
+        """Let the cursor be at the begin of an empty line."""
+        with self._lock:
+            if self._line_is_open or self._text:
+                self._console.file.write("\n" if self._line_is_open else _ERASE)
+                self._console.file.flush()
+            self._text, self._line_is_open = "", False
+
+    def step_aside(self, line_is_open: bool | None) -> None:
+        """Make room for text of others, None for a prompt that is to come."""
+        with self._lock:
+            if self._text:
+                self.erase()
+            self._asked_after = None if line_is_open is False else self._count_ended()
+            self._line_is_open = self._line_is_open if line_is_open is None else line_is_open
+
+    def is_away(self, status: Status) -> bool:
+        """Return whether it has to stay away."""
+        with self._lock:
+            return self._asked_after == status.ended and not status.complete
+
+    def close(self) -> None:
+        """Erase it, and give the terminal back."""
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        self.erase()
+
+
+class _Aside:
+    """Stands in for `sys.stdout` or `sys.stderr` while there is a bar."""
+
+    def __init__(self, file: TextIO, bar: _Bar) -> None:
+        self._file = file
+        self._bar = bar
+
+    def write(self, text: str) -> int:
+        if text:
+            self._bar.step_aside(line_is_open=not text.endswith("\n"))
+        return self._file.write(text)
+
+    def flush(self) -> None:
+        self._bar.step_aside(line_is_open=None)
+        self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _summary(status: Status) -> str:

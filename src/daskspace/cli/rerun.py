@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import pdb
 import sys
 import tempfile
@@ -17,11 +19,10 @@ from daskspace.cli.inspect import outcome_of
 from daskspace.cli.show import console, told
 from daskspace.errors import SpecError
 from daskspace.execution import plain
+from daskspace.execution.origin import is_ours
 
 if TYPE_CHECKING:
     from daskspace.execution.outcome import Outcome
-
-_OURS = str(Path(__file__).parents[1])
 
 
 @click.command()
@@ -47,11 +48,15 @@ def rerun(directory: Path, process: int, debug: bool) -> None:
     settings = Settings(scratch, str(Path.cwd()), tuple(operation.python_path))
     console(stderr=True).print(f"{told(outcome)}, files in {scratch}", soft_wrap=True)
     try:
-        with attempting(settings, process, call):
-            metrics = plain.as_metrics(call())
+        try:
+            with attempting(settings, process, call):
+                metrics = plain.as_metrics(call())
+        finally:
+            with contextlib.suppress(OSError):
+                os.rmdir(scratch)  # removes it where nothing was written
     except Exception as error:
         trace = error.__traceback__
-        while trace and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+        while trace and trace.tb_next and is_ours(trace.tb_frame.f_code.co_filename):
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         if debug:

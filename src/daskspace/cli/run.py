@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +13,8 @@ import click
 
 from daskspace.cli import DONE, FAILED, STOPPED
 from daskspace.cli.show import console, counted, print_json, shell_path
+from daskspace.errors import DirectoryError
+from daskspace.execution.outcome import GOOD_STATES
 from daskspace.execution.status import seconds
 
 if TYPE_CHECKING:
@@ -78,7 +82,9 @@ def run(
 
     chosen = choose_backend(backend, serial, mcore)
     operation = load_operation(spec, output)
-    table, took = run_operation(operation, chosen, options, timeout, quiet)
+    # What processes print here would spoil the JSON.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        table, took = run_operation(operation, chosen, options, timeout, quiet)
     report(operation, table, took, as_json)
     raise SystemExit(exit_code(table))
 
@@ -108,13 +114,18 @@ def run_operation(
     began = time.monotonic()
     with create_backend(backend_type or operation.backend or "serial", **options) as backend:
         try:
-            with Progress(backend, quiet):
+            with Progress(backend, quiet) as progress:
                 backend.run(operation, timeout)
+        except DirectoryError:
+            raise
         except BaseException as error:
             _tell_end(operation, error)
             raise
-    assert operation.result_directory is not None  # noqa: S101 - for mypy
-    return Table(opened(operation.result_directory).journal), time.monotonic() - began
+    took = time.monotonic() - began
+    table = Table(opened(str(operation.result_directory)).journal)
+    if _failed(table):
+        progress.tell_failure(next(o for o in table.outcomes() if o.state not in GOOD_STATES))
+    return table, took
 
 
 def report(operation: Operation, table: Table, took: float, as_json: bool = False) -> None:
@@ -134,7 +145,9 @@ def report(operation: Operation, table: Table, took: float, as_json: bool = Fals
         return
     shown = console()
     place = shell_path(directory)
-    shown.print(f"{len(table)} processes: {counted(table.counts)}, in {seconds(took)}")
+    total = operation.number_processes
+    of_all = f" of {total}" if total is not None and total > len(table) else ""
+    shown.print(f"{len(table)}{of_all} processes: {counted(table.counts)}, in {seconds(took)}")
     if (table.end or {}).get("aborted"):
         shown.print(f"stopped    {(table.end or {})['aborted']}")
     shown.print(f"results    {place}", soft_wrap=True)
@@ -151,8 +164,6 @@ def exit_code(table: Table) -> int:
 
 
 def _failed(table: Table) -> bool:
-    from daskspace.execution.outcome import GOOD_STATES
-
     return any(state not in GOOD_STATES for state in table.counts)
 
 

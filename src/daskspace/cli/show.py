@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -30,6 +30,14 @@ def console(stderr: bool = False) -> Console:
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, markup=False, highlight=False, width=None if terminal else _WIDE)
+
+
+def console_on(file: TextIO) -> Console:
+    """Return a console that keeps to its file when `sys.stdout` or `sys.stderr` is replaced."""
+    from rich.console import Console
+
+    width = None if file.isatty() else _WIDE
+    return Console(file=file, markup=False, highlight=False, width=width)
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
+import threading
 
 from distributed import Worker, WorkerPlugin
 
 
 class IgnoreInterrupts(WorkerPlugin):
-    """Lets worker processes ignore SIGINT, which would remove them and their nannies for good."""
+    """Lets worker processes pass over SIGINT, which would remove them and their nannies for good.
+
+    Programs that a process starts are not affected.
+    """
 
     name = "daskspace-ignore-interrupts"
     idempotent = True
 
     def setup(self, worker: Worker) -> None:
-        """Ignore SIGINT; a worker that is a thread of the client leaves it alone."""
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """Pass over SIGINT; a worker that is a thread of the client leaves it alone."""
+        # It warns of every task that was running when it is closed, on the user's terminal.
+        logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            with contextlib.suppress(NotImplementedError):
+                worker.loop.asyncio_loop.remove_signal_handler(signal.SIGINT)
+            # A handler, unlike SIG_IGN and a mask, is not inherited by the programs it starts.
+            signal.signal(signal.SIGINT, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.resource_tracker
 import multiprocessing.spawn
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +29,10 @@ class UnguardedNanny(Nanny):
 
     async def instantiate(self) -> Status:
         """Start the worker process."""
+        if threading.current_thread() is not threading.main_thread():
+            # Inherited: Ctrl-C is the client's to handle, also while a worker still imports Dask.
+            multiprocessing.resource_tracker.ensure_running()  # its start would unblock it
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with _without_main():
             return await super().instantiate()
 

@@ -153,7 +153,7 @@ def run_attempts(
             unpack(package, settings.python_path)
         processes = cloudpickle.loads(batch) if isinstance(batch, bytes) else batch
     except BaseException as error:
-        return {"unreadable": describe_error(error, skip=__file__)}
+        return {"unreadable": describe_error(error)}
     interrupt.received = False
     receipts: list[str] = []
     troubles: list[str] = []
@@ -211,7 +211,7 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any]) -> dict[
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt) and interrupt.received
             outcome.update(
-                describe_error(error, skip=__file__),
+                describe_error(error),
                 state="cancelled" if interrupted else "failed",
             )
             log.write(outcome.get("traceback", ""))

@@ -55,7 +55,9 @@ class Dispatcher:
         self._slots_counted = -1.0
         self._waiting: deque[tuple[int, Any]] = deque()
         self._alone: deque[tuple[int, Any]] = deque()
+        self._suspects: deque[tuple[int, Any]] = deque()
         self._in_flight: dict[Event, Batch] = {}
+        self._with_suspect = False
         self._size = 1
         self._abort_reason: str | None = None
         self._samples: deque[tuple[float, int]] = deque(maxlen=20)
@@ -129,13 +131,14 @@ class Dispatcher:
         self._events.put(None)
 
     def _finished(self) -> bool:
-        return not (self._in_flight or self._waiting or self._alone) and self.source.ended
+        left = self._in_flight or self._waiting or self._alone or self._suspects
+        return not left and self.source.ended
 
     def _fill(self, carrier: Carrier) -> None:
         self._look_at_slots()
         window = 2 * self._slots + 1 if self._travels else 1
         while len(self._in_flight) < window and not self._abort_reason:
-            batch = self._next_batch()
+            batch = [] if self._with_suspect else self._next_batch()
             if not batch:
                 return
             self._send(carrier, batch)
@@ -148,6 +151,11 @@ class Dispatcher:
 
     def _next_batch(self) -> list[tuple[int, Any]]:
         """Return what to send next; nothing when workers are busy and a batch is not full."""
+        if self._suspects:
+            if self._in_flight:
+                return []
+            self._with_suspect = True
+            return [self._suspects.popleft()]
         if self._alone:
             return [self._alone.popleft()]
         size = self._size
@@ -166,6 +174,7 @@ class Dispatcher:
         try:
             future = carrier.submit(batch)
         except TravelError as error:
+            self._with_suspect = False
             self._one_by_one(batch, "failed", {"error": "TravelError", "message": str(error)})
             return
         self._in_flight[future] = batch
@@ -186,16 +195,14 @@ class Dispatcher:
         batch = self._in_flight.pop(future, None)
         if batch is None:
             return
+        was_suspect, self._with_suspect = self._with_suspect, False
         try:
             returned = future.result(timeout=0)
         except KeyboardInterrupt:
             self._in_flight[future] = batch
             raise
         except BaseException as error:
-            crashed = type(error).__name__ == "KilledWorker"
-            message = "its worker died while it ran" if crashed else str(error)[:1000]
-            state = "crashed" if crashed else "lost"
-            self._one_by_one(batch, state, {"error": type(error).__name__, "message": message})
+            self._take_in_lost(batch, error, was_suspect)
             return
         if "unreadable" in returned:
             self._one_by_one(batch, "failed", returned["unreadable"])
@@ -209,6 +216,16 @@ class Dispatcher:
         if returned["interrupted"]:
             self.interrupted = True
             raise KeyboardInterrupt
+
+    def _take_in_lost(self, batch: Batch, error: BaseException, was_suspect: bool) -> None:
+        """Find out who killed the worker: all who were on it are sent again, in the end alone."""
+        died = type(error).__name__ == "KilledWorker"
+        if died and len(batch) == 1 and not was_suspect:
+            self._suspects.extend(batch)
+            return
+        message = "it took its worker down, alone" if died else str(error)[:1000]
+        fields = {"error": type(error).__name__, "message": message}
+        self._one_by_one(batch, "crashed" if died else "lost", fields)
 
     def _one_by_one(self, batch: Batch, state: str, fields: Mapping[str, Any]) -> None:
         """Send each process of a batch that got lost as a whole alone, to find the culprit."""
@@ -244,7 +261,8 @@ class Dispatcher:
                 future.cancel()
             rest += batch
         self._in_flight.clear()
-        rest += [*self._alone, *self._waiting, *self.source.drain()]
+        rest += [*self._suspects, *self._alone, *self._waiting, *self.source.drain()]
+        self._suspects.clear()
         self._alone.clear()
         self._waiting.clear()
         for process in sorted(rest, key=lambda pair: pair[0]):

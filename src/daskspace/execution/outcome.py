@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from daskspace.execution import plain
-from daskspace.execution.origin import is_library
+from daskspace.execution.origin import is_library, is_ours
 
 STATES = (
     "waiting",
@@ -111,18 +111,16 @@ def receipt(fields: Mapping[str, Any]) -> str:
     )
 
 
-def describe_error(error: BaseException, skip: str = "") -> dict[str, str]:
+def describe_error(error: BaseException) -> dict[str, str]:
     """Return the fields of an outcome that describe an exception.
 
     Parameters
     ----------
     error : BaseException
         What was raised, however large, deep or broken it is.
-    skip : str
-        Frames of this file are ours, and left out at the traceback's begin.
     """
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == skip:
+    while trace is not None and trace.tb_next and is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     described = {"error": type(error).__name__, "message": _text(error)}
     try:

@@ -229,7 +229,9 @@ def _imported(file: YamlFile, name: str, python_path: Sequence[str]) -> Any:
         spec = importlib.machinery.PathFinder.find_spec(name.partition(".")[0], sys.path)
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        where = ", ".join([*python_path, os.getcwd()])
+        if error.name != name:
+            raise file.error(f"module {name!r} cannot be imported: {error}", "function") from error
+        where = ", ".join(dict.fromkeys([*python_path, os.getcwd()]))
         raise file.error(f"{error}; looked in {where} and the environment", "function") from None
     except (Exception, SystemExit) as error:
         raise file.error(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from daskspace.errors import DirectoryError
 from daskspace.execution import plain
 from daskspace.execution.journal import read_journal
 from daskspace.execution.outcome import Outcome
@@ -78,6 +79,10 @@ class Table:
                 self.header = entry
             elif "end" in entry:
                 self.end = entry["end"]
+        if not self.header:
+            raise DirectoryError(
+                f"{journal} has no header: its writer was killed, or the disk full"
+            )
         declared = [str(name) for name in self.header.get("parameters", ())]
         self._parameters = declared + sorted(
             (name for name in parameters if name not in declared), key=parameters.__getitem__
