@@ -260,3 +260,16 @@ def test_a_program_that_ends_without_retrieve_says_so_and_leaves_no_process(tmp_
     while left := [pid for pid in json.loads(ran.stdout) if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+def test_what_other_programs_print_lies_in_the_log_of_the_process_that_started_them(capfd):
+    with create_backend("mcore", n_workers=2) as backend:
+        op = backend.run(operation(start_echo, grid={"x": range(20)}))
+    logs = [path.read_text() for path in Path(op.result_directory, "logs").iterdir()]
+    assert sorted(logs) == sorted(f"before\nprogram {x}\nerror {x}\n" for x in range(20))
+    assert capfd.readouterr().out == ""
+
+
+def start_echo(x):
+    print("before")
+    subprocess.run(["sh", "-c", f"echo program {x}; echo error {x} >&2"], check=True)

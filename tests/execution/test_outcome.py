@@ -7,15 +7,16 @@ import traceback
 
 import pytest
 
+from daskspace import create_backend, operation
 from daskspace.execution.outcome import GOOD_STATES, STATES, Outcome, describe_error
 
 
-def described(function, *args, **options):
+def described(function, *args):
     """Return what is told of the exception that a function raises."""
     try:
         function(*args)
     except BaseException as error:
-        return describe_error(error, **options)
+        return describe_error(error)
     raise AssertionError("it raised nothing")
 
 
@@ -109,12 +110,18 @@ def test_the_line_is_the_users_own_where_a_library_raised():
     assert "decoder.py" in error["traceback"]
 
 
-def test_the_frames_of_the_caller_are_left_out_on_request():
-    with_ours = described(json.loads, "{")
-    without = described(json.loads, "{", skip=__file__)
-    assert __file__ in with_ours["traceback"]
-    assert __file__ not in without["traceback"]
-    assert "decoder.py" in without["traceback"]
+def test_our_own_frames_do_not_head_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with create_backend("serial") as backend:
+        op = backend.run(operation(throw_now, grid={"x": [1]}))
+    (log,) = (tmp_path / op.result_directory / "logs").iterdir()
+    frames = [line for line in log.read_text().splitlines() if line.startswith("  File")]
+    assert len(frames) == 1
+    assert __file__ in frames[0]
+
+
+def throw_now(x):
+    raise ValueError(x)
 
 
 def test_an_error_that_was_never_raised_has_no_line():
@@ -251,5 +258,5 @@ def test_describing_an_error_leaves_it_alone():
     with contextlib.suppress(ValueError):
         throw(error)
     before = traceback.format_exception(error)
-    describe_error(error, skip=__file__)
+    describe_error(error)
     assert traceback.format_exception(error) == before

@@ -22,7 +22,7 @@ import cloudpickle
 from daskspace.execution import memory, plain
 from daskspace.execution.capture import AttemptLog, capturing
 from daskspace.execution.outcome import describe_error, receipt
-from daskspace.execution.travel import Batch, Package, unpack
+from daskspace.execution.travel import Batch, Package, is_client, unpack
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def run_attempts(
     troubles: list[str] = []
     states: Counter[str] = Counter()
     began = time.perf_counter()
-    with capturing(settings.echo):
+    with capturing(settings.echo, descriptors=package is not None and not is_client()):
         for process, call in processes:
             outcome = _attempt(settings, process, call)
             state = outcome["state"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ _LINE_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 _active: dict[int, AttemptLog] = {}
 _lock = threading.Lock()
 _captures = 0
+_descriptors: _Descriptors | None = None
 
 
 class AttemptLog:
@@ -63,6 +66,8 @@ class AttemptLog:
             _active.pop(threading.get_ident(), None)
         else:
             _active[threading.get_ident()] = self._outer
+        if _descriptors is not None:
+            self.write(_descriptors.take())
         self.close()
 
 
@@ -125,6 +130,34 @@ class _Bytes(io.RawIOBase):
         return True
 
 
+class _Descriptors:
+    """Keeps what is written to the descriptors 1 and 2, by other programs for example."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._saved = [(number, os.dup(number)) for number in (1, 2)]
+        for number, _ in self._saved:
+            os.dup2(self._file.fileno(), number)
+
+    def take(self) -> str:
+        """Return what was written since the last call."""
+        size = os.fstat(self._file.fileno()).st_size
+        if not size:
+            return ""
+        self._file.seek(0)
+        octets = self._file.read(size)
+        self._file.seek(0)
+        self._file.truncate()
+        return octets.decode("utf-8", "backslashreplace")
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for number, saved in self._saved:
+            os.dup2(saved, number)
+            os.close(saved)
+        self._file.close()
+
+
 class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = current_log()
@@ -133,7 +166,7 @@ class _LogHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def capturing(echo: bool = False) -> Iterator[None]:
+def capturing(echo: bool = False, descriptors: bool = False) -> Iterator[None]:
     """Send what is printed and logged to the log of the attempt that did it.
 
     Several threads may enter at the same time; the first sets it up, the last takes it down.
@@ -142,12 +175,15 @@ def capturing(echo: bool = False) -> Iterator[None]:
     ----------
     echo : bool
         Whether what is printed appears on the terminal as well.
+    descriptors : bool
+        Whether this interpreter does nothing else, so that what other programs write to its
+        standard output belongs to the attempt that started them.
     """
     global _captures
     with _lock:
         _captures += 1
         if _captures == 1:
-            _set_up(echo)
+            _set_up(echo, descriptors)
     try:
         yield
     finally:
@@ -162,7 +198,10 @@ _handler.setFormatter(logging.Formatter(_LINE_FORMAT))
 _before: dict[str, Any] = {}
 
 
-def _set_up(echo: bool) -> None:
+def _set_up(echo: bool, descriptors: bool) -> None:
+    global _descriptors
+    with contextlib.suppress(OSError):
+        _descriptors = _Descriptors() if descriptors else None
     root = logging.getLogger()
     _before.update(stdout=sys.stdout, stderr=sys.stderr, level=root.level)
     sys.stdout = _Router(sys.stdout, echo)
@@ -173,6 +212,10 @@ def _set_up(echo: bool) -> None:
 
 
 def _take_down() -> None:
+    global _descriptors
+    if _descriptors is not None:
+        _descriptors.close()
+        _descriptors = None
     root = logging.getLogger()
     root.removeHandler(_handler)
     root.setLevel(_before["level"])

@@ -99,6 +99,11 @@ _modules_of_worker = frozenset(sys.modules)
 _is_client = False
 
 
+def is_client() -> bool:
+    """Return whether a client runs in this interpreter, perhaps beside workers."""
+    return _is_client
+
+
 def _forget_modules(directories: tuple[str, ...]) -> None:
     """Have the user's modules imported anew, but not where the client itself runs."""
     if _is_client:
