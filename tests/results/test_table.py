@@ -370,9 +370,14 @@ def test_a_journal_of_another_format_is_refused(journal, header):
         Table(journal(GOOD, header=header))
 
 
-@pytest.mark.parametrize("header", ["", '{"journal": 1', '{"journal": 1}\n'])
-def test_a_journal_that_was_only_begun_is_an_empty_table(journal, header):
-    assert list(Table(journal(header=header)).rows()) == []
+def test_a_journal_without_outcomes_is_an_empty_table(journal):
+    assert list(Table(journal(header='{"journal": 1}\n')).rows()) == []
+
+
+@pytest.mark.parametrize("header", ["", '{"journal": 1'])
+def test_a_journal_without_a_header_is_refused(journal, header):
+    with pytest.raises(DirectoryError, match="has no header"):
+        Table(journal(header=header))
 
 
 def test_a_journal_that_is_missing_or_no_file_is_told(tmp_path):
