@@ -98,7 +98,7 @@ def test_what_is_no_directory_and_cannot_become_one_is_refused(path):
 def test_a_directory_that_may_not_be_written_is_refused():
     Path("locked").mkdir(mode=0o500)
     locked = "locked/below" if os.geteuid() else "/proc/self/below"  # root may write the first
-    with pytest.raises(DirectoryError, match="Permission denied|No such file"):
+    with pytest.raises(DirectoryError, match=r"Permission denied|No such file"):
         reserve(locked, "op")
 
 
