@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daskspace import create_backend, load_operation
+from daskspace import load_operation
 from daskspace.cli.demo import EXAMPLES
 
 from .backends.backends_under_test import BACKENDS_UNDER_TEST
@@ -24,7 +24,7 @@ def copied(tmp_path, monkeypatch):
 
 
 def run(example, backend_type):
-    with create_backend(backend_type, **BACKENDS_UNDER_TEST[backend_type]) as backend:
+    with BACKENDS_UNDER_TEST[backend_type]() as backend:
         return backend.run(load_operation(f"{example}.yaml"))
 
 

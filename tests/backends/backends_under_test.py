@@ -1,6 +1,34 @@
-"""Every backend that the contract tests run over, with options that make it small."""
+"""Every backend that the contract tests run over."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+from distributed.deploy.subprocess import SubprocessCluster
+
+from daskspace import DaskBackend, create_backend
+
+
+class CommandsBackend(DaskBackend):
+    """What a user writes for another Dask cluster: here scheduler and workers are commands."""
+
+    def _open_cluster(self):
+        return SubprocessCluster(**self.options)
+
+
+def commands_backend():
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # where these tests are importable
+    return CommandsBackend(
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+    )
+
 
 BACKENDS_UNDER_TEST = {
-    "serial": {},
-    "mcore": {"n_workers": 2},
+    "serial": partial(create_backend, "serial"),
+    "mcore": partial(create_backend, "mcore", n_workers=2),
+    "commands": commands_backend,
 }
+"""For each backend what makes one, small."""

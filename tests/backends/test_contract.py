@@ -38,7 +38,7 @@ STATES = ["idling", "staged", "executing", "retrieved", "consolidated"]
 
 @pytest.fixture(scope="module", params=BACKENDS_UNDER_TEST)
 def warm_backend(request):
-    with create_backend(request.param, **BACKENDS_UNDER_TEST[request.param]) as backend:
+    with BACKENDS_UNDER_TEST[request.param]() as backend:
         yield backend
 
 
@@ -76,7 +76,7 @@ def bring_to(backend, state, op):
 
 
 def test_every_registered_backend_is_under_test():
-    assert set(BACKENDS) == set(BACKENDS_UNDER_TEST)
+    assert set(BACKENDS) <= set(BACKENDS_UNDER_TEST)
 
 
 def test_the_abstract_methods_are_exactly_the_documented_five():

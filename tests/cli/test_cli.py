@@ -450,7 +450,8 @@ def test_failures_tells_what_why_where_and_how_to_run_it_again(invoke):
     assert re.fullmatch(r'    /.*/work\.py:\d+ in invert: return {"y": 1 / x}', lines[3])
     assert re.fullmatch(r"    log out/logs/\S+", lines[4])
     assert os.path.exists(lines[4].split()[1])
-    assert lines[5].split(maxsplit=3)[3] == "daskspace rerun out 1 --pdb"
+    assert lines[5].startswith(A_SECOND_TIME)
+    assert lines[5].endswith("daskspace rerun out 1 --pdb")
 
 
 def test_failures_groups_by_error_and_shows_some_of_each(place):
@@ -464,12 +465,13 @@ def test_failures_groups_by_error_and_shows_some_of_each(place):
 def test_the_command_that_failures_prints_runs_exactly_that_process_again(finished):
     shown = finished.run("failures", "out").stdout
     line = next(line for line in shown.splitlines() if line.startswith(A_SECOND_TIME))
-    program, *arguments = shlex.split(line.removeprefix(A_SECOND_TIME))
-    assert program == "daskspace"
+    printed = shlex.split(line.removeprefix(A_SECOND_TIME))
     ran = finished.path / "inverted.txt"
     before = ran.read_text()
     files = sorted((finished.path / "out").rglob("*"))
-    again = finished.run(*arguments, input="p x\nq\n")
+    again = subprocess.run(
+        printed, cwd=finished.path, input="p x\nq\n", capture_output=True, text=True, timeout=60
+    )
     assert again.returncode == 3
     assert ran.read_text() == before + "0\n"
     assert sorted((finished.path / "out").rglob("*")) == files
@@ -482,7 +484,7 @@ def test_the_command_that_failures_prints_runs_exactly_that_process_again(finish
 def test_the_json_of_failures_has_the_traceback_and_the_command(invoke):
     (failure,) = json.loads(invoke("failures", "out", "--json").stdout)
     assert failure["parameters"] == {"x": 0}
-    assert failure["rerun"] == "daskspace rerun out 1"
+    assert failure["rerun"].endswith("daskspace rerun out 1")
     assert failure["traceback"].endswith("ZeroDivisionError: division by zero\n")
 
 

@@ -11,7 +11,7 @@ import click
 from daskspace.cli import DONE, FAILED
 from daskspace.cli.inspect import sorted_rows
 from daskspace.cli.run import backend_options, choose_backend, report, run_operation
-from daskspace.cli.show import console, print_rows, reason, shell_path, told
+from daskspace.cli.show import command, console, print_rows, reason, shell_path, told
 from daskspace.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -59,7 +59,7 @@ def demo(
         out.print(f"picture    {shell_path(f'{operation.result_directory}/mandelbrot.png')}")
     report(operation, table, took)
     out.print(
-        f"yours      cp {shell_path(spec.with_suffix(''))}.* . && daskspace run {example}.yaml"
+        f"yours      cp {shell_path(spec.with_suffix(''))}.* . && {command()} run {example}.yaml"
     )
     expected = {"done", "failed"} if example == "classification" else {"done"}
     raise SystemExit(DONE if set(table.counts) == expected else FAILED)

@@ -12,6 +12,7 @@ import click
 
 from daskspace.cli.show import (
     STATE_STYLES,
+    command,
     console,
     counted,
     print_json,
@@ -130,7 +131,7 @@ def _print_failure(directory: Path, outcome: Outcome) -> None:
 
 
 def _rerun(directory: Path, outcome: Outcome) -> str:
-    return f"daskspace rerun {shell_path(directory)} {outcome.process}"
+    return f"{command()} rerun {shell_path(directory)} {outcome.process}"
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from daskspace.cli.show import console, print_json, print_rows
+from daskspace.cli.show import command, console, print_json, print_rows
 
 _SURVEYED = 100_000
 
@@ -66,4 +66,4 @@ def plan(spec: Path, rows: int, as_json: bool) -> None:
     columns = [*space.names, *(["data"] if data else []), "run"]
     out.print(f"the first {len(shown)}:")
     print_rows(list(dict.fromkeys(columns)), shown)
-    out.print(f"run it     daskspace run {spec}", soft_wrap=True)
+    out.print(f"run it     {command()} run {spec}", soft_wrap=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daskspace.cli import DONE, FAILED, STOPPED
-from daskspace.cli.show import console, counted, print_json, shell_path
+from daskspace.cli.show import command, console, counted, print_json, shell_path
 from daskspace.errors import DirectoryError
 from daskspace.execution.outcome import GOOD_STATES
 from daskspace.execution.status import seconds
@@ -151,9 +151,9 @@ def report(operation: Operation, table: Table, took: float, as_json: bool = Fals
     if (table.end or {}).get("aborted"):
         shown.print(f"stopped    {(table.end or {})['aborted']}")
     shown.print(f"results    {place}", soft_wrap=True)
-    shown.print(f"table      daskspace table {place}", soft_wrap=True)
+    shown.print(f"table      {command()} table {place}", soft_wrap=True)
     if _failed(table):
-        shown.print(f"failures   daskspace failures {place}", soft_wrap=True)
+        shown.print(f"failures   {command()} failures {place}", soft_wrap=True)
 
 
 def exit_code(table: Table) -> int:

@@ -6,6 +6,7 @@ import datetime
 import functools
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -79,6 +80,19 @@ def reason(outcome: Outcome) -> str:
     text = ": ".join(filter(None, (outcome.error, (outcome.message or "").strip())))
     first = text.splitlines()[0] if text else outcome.state
     return first if len(first) <= 300 else f"{first[:297]}..."
+
+
+@functools.cache
+def command() -> str:
+    """Return what to type for our command here."""
+    name = Path(sys.argv[0]).name
+    if name == "dask":
+        return "dask operation"
+    if shutil.which("daskspace"):
+        return "daskspace"
+    if name == "daskspace":
+        return shell_path(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m daskspace"
 
 
 def shell_path(path: str | Path) -> str:
