@@ -604,3 +604,31 @@ def test_every_command_has_help(invoke, command):
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert ended.stdout.startswith(f"Usage: operation {command} ")
     assert command in invoke("--help").stdout
+
+
+@pytest.mark.parametrize("backend_type", ["serial", "mcore"])
+def test_a_disk_that_is_full_ends_the_operation_with_one_sentence(tmp_path, backend_type):
+    (tmp_path / "many.py").write_text("def same(x):\n    return x\n")
+    (tmp_path / "many.yaml").write_text(
+        "function: many:same\nparameter_ranges: {x: 'range(3000)'}\n"
+    )
+    program = [sys.executable, "-m", "daskspace", "run", "many.yaml", "-o", "out"]
+    command = shlex.join([*program, "-b", backend_type])
+    limited = f"ulimit -f 60 && exec {command}"  # no file grows beyond 30 KiB
+    ran = subprocess.run(
+        ["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "it could not go on: OSError" in ran.stderr.replace("\n", " ")
+    rows = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "daskspace", "table", "out", "-n", "0", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    )
+    assert rows
+    assert {row["x"] for row in rows if row["state"] == "done"} <= set(range(3000))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daskspace import ConsolidateError, SpecError, create_backend, load_operation
-from daskspace.operations.function import as_data_sets
+from daskspace.operations.data_sets import as_data_sets
 from daskspace.operations.generic import GenericOperation, fill_in, load_script
 from daskspace.operations.parameters import ParameterSpace
 

@@ -25,6 +25,13 @@ _LOG_FORMAT = "%(asctime)s %(name)-40s %(levelname)-8s %(message)s"
 LONG_S = 1e6
 
 
+class _QuietHandler(logging.FileHandler):
+    """A handler that a full disk costs its records, and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over it."""
+
+
 class Backend(ABC):
     """Runs one operation at a time: stage_in, execute, retrieve, consolidate, cleanup.
 
@@ -131,7 +138,7 @@ class Backend(ABC):
 
     def _start_logging(self, path: str) -> None:
         """Let the operation's log begin in the file `path`."""
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _QuietHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
         self._logger.addHandler(handler)
         self._log_handler = handler
@@ -140,7 +147,8 @@ class Backend(ABC):
         """End the operation's log; harmless when there is none."""
         if self._log_handler is not None:
             self._logger.removeHandler(self._log_handler)
-            self._log_handler.close()
+            with contextlib.suppress(OSError):
+                self._log_handler.close()
             self._log_handler = None
 
     def _log(self, message: str, level: int = logging.INFO) -> None:

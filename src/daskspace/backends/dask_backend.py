@@ -21,6 +21,7 @@ from daskspace.backends.stage import Stage
 from daskspace.errors import (
     ConfigError,
     ConsolidateError,
+    DirectoryError,
     LifecycleError,
     OperationError,
     RetrieveTimeout,
@@ -251,7 +252,7 @@ class DaskBackend(Backend):
                 self.state = "retrieved"
         if self.state == "retrieved":
             self._log(f"ended early; {self.check_status()}")
-            with contextlib.suppress(ConsolidateError):
+            with contextlib.suppress(ConsolidateError, DirectoryError):
                 self.consolidate()
 
     def _connect(self, undo: contextlib.ExitStack) -> Connection:

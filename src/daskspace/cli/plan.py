@@ -26,7 +26,7 @@ _SURVEYED = 100_000
 def plan(spec: Path, rows: int, as_json: bool) -> None:
     """Show what the operation in SPEC would run; runs nothing and writes nothing."""
     from daskspace.execution.attempt import describe_process
-    from daskspace.operations.function import ParameterOperation
+    from daskspace.operations.parametric import ParameterOperation
     from daskspace.operations.spec import load_operation
 
     operation = load_operation(spec)

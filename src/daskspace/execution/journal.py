@@ -34,7 +34,8 @@ class Journal:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        self._file = path.open("x", encoding="utf-8", newline="\n")
+        self._file = path.open("xb", buffering=0)  # so that what failed is not tried again later
+        self._is_torn = False
         self._write(json.dumps({"journal": FORMAT, **header}))
 
     def append(self, receipts: str) -> None:
@@ -52,9 +53,15 @@ class Journal:
         self._file.close()
 
     def _write(self, text: str) -> None:
-        if text:
-            self._file.write(text + "\n")
-            self._file.flush()
+        if not text:
+            return
+        left = memoryview(f"{text}\n".encode())
+        if self._is_torn:
+            left = memoryview(b"\n" + left)
+        self._is_torn = True
+        while left:
+            left = left[self._file.write(left) or 0 :]
+        self._is_torn = False
 
 
 def read_journal(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

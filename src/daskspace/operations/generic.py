@@ -18,8 +18,9 @@ import yaml
 from daskspace.errors import SpecError, did_you_mean
 from daskspace.execution import plain
 from daskspace.execution.attempt import current_attempt
-from daskspace.operations.function import DataSet, ParameterOperation, ParameterProcess
+from daskspace.operations.data_sets import DataSet
 from daskspace.operations.parameters import ParameterSpace
+from daskspace.operations.parametric import ParameterOperation, ParameterProcess
 from daskspace.operations.yaml_file import parse_yaml
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from daskspace.errors import SpecError, did_you_mean
 from daskspace.operations.base import Operation
-from daskspace.operations.function import DataSet, FunctionOperation, as_data_sets
+from daskspace.operations.data_sets import DataSet, as_data_sets
+from daskspace.operations.function import FunctionOperation
 from daskspace.operations.generic import GenericOperation
 from daskspace.operations.parameters import ParameterSpace
 from daskspace.operations.yaml_file import YamlFile, read_yaml
