@@ -723,3 +723,27 @@ def test_creating_things_has_no_side_effects(backend, tmp_path):
     squares()
     assert list(tmp_path.iterdir()) == []
     assert daskspace.create_backend().state == "idling"
+
+
+def test_a_program_may_write_to_the_log_of_the_operation(backend):
+    op = squares()
+    backend.stage_in(op)
+    backend._start_logging()
+    backend._log("a note of the program's")
+    backend._stop_logging()
+    backend._log("not this one")
+    log = Path(op.result_directory, "operation.log").read_text()
+    assert log.count("a note of the program's") == 1
+    assert "not this one" not in log
+
+
+def test_a_stage_in_that_fails_late_takes_everything_back(backend, monkeypatch):
+    def no_log():
+        raise OSError("no log today")
+
+    monkeypatch.setattr(backend, "_start_logging", no_log)
+    with pytest.raises(OSError, match="no log today"):
+        backend.stage_in(squares(result_directory="here"))
+    assert (backend.state, backend.current_operation) == ("idling", None)
+    assert os.listdir() == []
+    monkeypatch.undo()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from daskspace.errors import DirectoryError, LifecycleError
 from daskspace.execution.status import Status
+from daskspace.results.directory import ResultDirectory
 
 _STEPS = {
     "stage_in": ("idling", "staged"),
@@ -136,8 +137,10 @@ class Backend(ABC):
         yield
         self.state = _STEPS[call][1]
 
-    def _start_logging(self, path: str) -> None:
-        """Let the operation's log begin in the file `path`."""
+    def _start_logging(self) -> None:
+        """Let the log of the current operation begin, in its result directory."""
+        path = ResultDirectory(self.get_result_directory()).log
+        self._stop_logging()
         handler = _QuietHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
         self._logger.addHandler(handler)

@@ -107,9 +107,10 @@ class DaskBackend(Backend):
             facts = {"backend": str(self), "options": {k: repr(v) for k, v in self.options.items()}}
             stage = Stage(operation, facts)
             undo.callback(stage.revoke)
-            self._start_logging(str(stage.directory.log))
-            self._log(f"staged {operation!r} on {connection}")
+            undo.callback(self._forget)
             self._stage, self.current_operation = stage, operation
+            self._start_logging()
+            self._log(f"staged {operation!r} on {connection}")
             undo.pop_all()
 
     def execute(self, timeout: float | None = LONG_S) -> None:
@@ -199,9 +200,7 @@ class DaskBackend(Backend):
             if self._stage.release():
                 self._disconnect()
             self._log("cleaned up")
-        self._stop_logging()
-        self._stage = self.current_operation = None
-        self.state = "idling"
+        self._forget()
 
     def run(self, operation: _O, timeout: float | None = None) -> _O:
         """Take an operation through all steps and return it.
@@ -254,6 +253,11 @@ class DaskBackend(Backend):
             self._log(f"ended early; {self.check_status()}")
             with contextlib.suppress(ConsolidateError, DirectoryError):
                 self.consolidate()
+
+    def _forget(self) -> None:
+        self._stop_logging()
+        self._stage = self.current_operation = None
+        self.state = "idling"
 
     def _connect(self, undo: contextlib.ExitStack) -> Connection:
         if self._connection is not None and not self._connection.is_alive:
