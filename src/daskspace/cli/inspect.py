@@ -18,6 +18,7 @@ from daskspace.cli.show import (
     print_json,
     print_rows,
     reason,
+    rows_option,
     shell_path,
     told,
 )
@@ -37,14 +38,7 @@ _LONG_COLUMNS = ("start", "host", "peak_memory", "message")
 @_directory
 @click.option("--sort", metavar="COLUMN", help="Sort by this column, largest first.")
 @click.option("-r", "--reverse", is_flag=True, help="Smallest first.")
-@click.option(
-    "-n",
-    "--rows",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="How many rows; 0 for all.",
-)
+@rows_option(20, "How many rows; 0 for all.")
 @click.option("-a", "--all-columns", is_flag=True, help="Show every column.")
 @_as_json
 def table(
@@ -82,14 +76,7 @@ def sorted_rows(results: Table, column: str, smallest_first: bool = False) -> li
 
 @click.command()
 @_directory
-@click.option(
-    "-n",
-    "--rows",
-    type=click.IntRange(min=0),
-    default=5,
-    show_default=True,
-    help="How many of each kind.",
-)
+@rows_option(5, "How many of each kind.")
 @_as_json
 def failures(directory: Path, rows: int, as_json: bool) -> None:
     """Show what failed in DIRECTORY, grouped by error, and how to run one of it again."""

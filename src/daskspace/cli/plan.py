@@ -7,21 +7,14 @@ from pathlib import Path
 
 import click
 
-from daskspace.cli.show import command, console, print_json, print_rows
+from daskspace.cli.show import command, console, print_json, print_rows, rows_option
 
 _SURVEYED = 100_000
 
 
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option(
-    "-n",
-    "--rows",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="How many processes to show.",
-)
+@rows_option(10, "How many processes to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def plan(spec: Path, rows: int, as_json: bool) -> None:
     """Show what the operation in SPEC would run; runs nothing and writes nothing."""

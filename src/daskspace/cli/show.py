@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -39,6 +39,12 @@ def console_on(file: TextIO) -> Console:
 
     width = None if file.isatty() else _WIDE
     return Console(file=file, markup=False, highlight=False, width=width)
+
+
+def rows_option(default: int, text: str) -> Callable[[Any], Any]:
+    """Return the option that says how many rows to show."""
+    kind = click.IntRange(min=0)
+    return click.option("-n", "--rows", type=kind, default=default, show_default=True, help=text)
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

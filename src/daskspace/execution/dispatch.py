@@ -67,11 +67,6 @@ class Dispatcher:
         self.left_running = False
 
     @property
-    def aborted(self) -> str | None:
-        """Why the operation was aborted, None if it was not."""
-        return self._abort_reason
-
-    @property
     def ended(self) -> int:
         """How many processes have ended."""
         return self.counts.total()
