@@ -560,7 +560,7 @@ def test_operation_and_process_can_be_subclassed(backend):
 def test_execute_aborts_after_its_timeout_and_raises_nothing(backend):
     op = operation(time_sleep, grid={"x": range(100)})
     backend.stage_in(op)
-    backend.execute(timeout=0.7)
+    backend.execute(timeout=2)
     backend.retrieve()
     assert "of 100" in str(backend.check_status())
     backend.consolidate()

@@ -237,7 +237,7 @@ def test_ctrl_c_keeps_what_has_ended_and_leaves_no_process(tmp_path, backend_typ
     assert "KeyboardInterrupt" in stderr
     table = (tmp_path / "r" / "table.csv").read_text()
     assert table.count(",done,") > 3
-    assert "cancelled" in table
+    assert ("cancelled" in table) == (backend_type == "mcore")  # serial pulls one at a time
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 

@@ -222,7 +222,7 @@ def test_a_directory_that_holds_no_operation_is_refused(invoke, tmp_path, comman
 
 
 @pytest.mark.parametrize("command", ["table", "failures", "status", "rerun"])
-@pytest.mark.parametrize("journal", ["", '{"journal": 1, "na', "garbage\n", '{"journal": 99}\n'])
+@pytest.mark.parametrize("journal", ["", '{"journal": 2, "na', "garbage\n", '{"journal": 99}\n'])
 def test_a_journal_that_cannot_be_read_is_refused(invoke, tmp_path, command, journal):
     (tmp_path / "journal.jsonl").write_text(journal)
     assert_refused(invoke(command, tmp_path, *([0] if command == "rerun" else [])), "journal")
@@ -251,6 +251,9 @@ def test_an_interrupt_keeps_what_has_ended_and_leaves_no_process_behind(place, b
             wait_until(lambda: '"done"' in journal.read_text())
             family = psutil.Process(run.pid).children(recursive=True)
             os.killpg(run.pid, signal.SIGINT)
+            time.sleep(1)  # what runs would go on for a minute
+            assert run.poll() is None
+            os.killpg(run.pid, signal.SIGINT)
             stdout, stderr = run.communicate(timeout=40)
         finally:
             if run.poll() is None:
@@ -260,7 +263,9 @@ def test_an_interrupt_keeps_what_has_ended_and_leaves_no_process_behind(place, b
     assert psutil.wait_procs(family, timeout=20)[1] == []
     assert stdout == ""
     assert "interrupted: 1 done, " in stderr
-    assert "results in out\n" in stderr
+    assert "results in out; go on with  daskspace resume out\n" in stderr.replace(
+        shlex.join([*place.command]), "daskspace"
+    )
     assert "Traceback" not in stderr
     assert "distributed." not in stderr
     _, *rows = words_of((place.path / "out" / "table.csv").read_text().replace(",", " "))
@@ -360,9 +365,12 @@ def test_ctrl_c_on_a_terminal_says_what_is_kept(terminal, place):
     child = terminal("run", place.spec("wait"), "-s")
     wait_until((place.path / "began-1").exists)
     child.sendintr()
+    child.expect("Ctrl-C again stops it")
+    child.sendintr()
     screen, code = end_of(child)
     assert code == 130
     assert "interrupted: 1 done" in screen
+    assert "daskspace resume" in screen
     assert "Traceback" not in screen
 
 

@@ -2,6 +2,7 @@ import functools
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from daskspace import Process, SpecError, create_backend, load_operation, operation
+from daskspace.execution.identity import describe_process
 from daskspace.results.table import OWN_COLUMNS
 
 
@@ -399,7 +401,7 @@ def test_iterating_again_begins_anew_with_the_same():
     op = operation(lambda x, data: None, grid={"x": range(3)}, data=["a", "b"], runs=2)
 
     def identities():
-        return [(p.parameters, p.data, p.run, p.seed, p.attempt_name) for p in op.processes]
+        return [(p.parameters, p.data, p.run, p.seed) for p in op.processes]
 
     assert identities() == identities()
     assert len(identities()) == op.number_processes == 12
@@ -502,7 +504,7 @@ def test_a_process_of_a_stream_may_tell_its_parameters():
     class Cube(Process):
         def __init__(self, x):
             self.parameters, self.data, self.run = {"x": x}, f"d{x}", 5
-            self.attempt_name = f"cube-{x}"
+            self.key = x
 
         def __call__(self):
             print("cubed")
@@ -513,7 +515,8 @@ def test_a_process_of_a_stream_may_tell_its_parameters():
         (2, "d2", 5, 8),
         (3, "d3", 5, 27),
     ]
-    assert sorted(os.listdir(Path(op.result_directory, "logs"))) == ["cube-2.log", "cube-3.log"]
+    logs = sorted(os.listdir(Path(op.result_directory, "logs")))
+    assert [re.sub("-[0-9a-f]{16}", "", log) for log in logs] == ["key=2.log", "key=3.log"]
 
 
 def test_the_logs_of_a_stream_are_named_by_position():
@@ -526,7 +529,7 @@ def test_the_logs_of_a_stream_are_named_by_position():
 
 
 def names_of(op):
-    return [process.attempt_name for process in op.processes]
+    return [op.identity.name(describe_process(0, process)) for process in op.processes]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_an_existing_directory_without_an_operation_is_taken_with_what_is_in_it(
 def test_a_directory_that_holds_an_operation_is_refused():
     directory, _ = reserve("here", "op")
     directory.journal.touch()
-    with pytest.raises(DirectoryError, match="here already holds an operation: give another"):
+    with pytest.raises(DirectoryError, match="here already holds an operation: resume it"):
         reserve("here", "op")
 
 

@@ -13,6 +13,7 @@ import pytest
 from daskspace import DirectoryError, create_backend, operation
 from daskspace.execution.journal import Journal
 from daskspace.execution.outcome import Outcome
+from daskspace.execution.seal import sealed
 from daskspace.results.table import OWN_COLUMNS, Table
 
 
@@ -313,9 +314,16 @@ def test_a_frame_may_hold_integers_of_any_size(table_of):
 # The journal
 
 
+def line(text):
+    return sealed(text) + "\n"
+
+
+HEADER = line('{"journal": 2, "session": 1}')
+
+
 @pytest.fixture
 def journal(tmp_path):
-    def journal(*lines, header='{"journal": 1}\n'):
+    def journal(*lines, header=HEADER):
         path = tmp_path / "journal.jsonl"
         path.write_bytes(b"".join([header.encode(), *lines]))
         return path
@@ -324,11 +332,12 @@ def journal(tmp_path):
 
 
 GOOD = (done(0, {"m": 1}).to_json() + "\n").encode()
+OTHER = (done(1, {"m": 1}).to_json() + "\n").encode()
 
 
 def test_a_torn_last_line_is_passed_over(journal):
     for end in range(1, len(GOOD)):
-        table = Table(journal(GOOD, GOOD.replace(b'"process":0', b'"process":1')[:end]))
+        table = Table(journal(GOOD, OTHER[: end - 1]))
         assert [row["process"] for row in table.rows()] == [0]
 
 
@@ -342,7 +351,7 @@ def test_lines_that_are_no_outcome_are_passed_over(journal, garbage):
 
 
 def test_an_entry_without_its_process_is_passed_over(journal):
-    assert len(Table(journal(b'{"state": "done"}\n', GOOD))) == 1
+    assert len(Table(journal(line('{"state": "done"}').encode(), GOOD))) == 1
 
 
 def test_a_line_that_is_nested_too_deeply_is_passed_over(journal):
@@ -350,31 +359,47 @@ def test_a_line_that_is_nested_too_deeply_is_passed_over(journal):
 
 
 def test_lines_of_other_kinds_and_fields_of_later_versions_are_passed_over(journal):
-    later = b'{"process": 1, "state": "done", "colour": "red"}\n'
-    table = Table(journal(b'{"note": "later"}\n', GOOD, later))
+    later = line('{"process": 1, "state": "done", "colour": "red"}').encode()
+    table = Table(journal(line('{"note": "later"}').encode(), GOOD, later))
     assert [row["process"] for row in table.rows()] == [0, 1]
     assert "colour" not in table.columns
 
 
 def test_the_header_and_the_end_can_be_had(journal):
-    path = journal(b'{"end": {"aborted": "why"}}\n', header='{"journal": 1, "name": "x"}\n')
+    end = line('{"end": {"aborted": "why"}}').encode()
+    path = journal(end, header=line('{"journal": 2, "name": "x"}'))
     table = Table(path)
     assert table.header["name"] == "x"
     assert table.end == {"aborted": "why"}
     assert Table(journal()).end is None
 
 
-@pytest.mark.parametrize("header", ['{"journal": 2}\n', '{"process": 0}\n', "garbage\n"])
-def test_a_journal_of_another_format_is_refused(journal, header):
-    with pytest.raises(DirectoryError, match=r"format is .*reads 1"):
+def test_an_outcome_that_was_changed_is_passed_over(journal):
+    changed = GOOD.replace(b'"m":1', b'"m":7')
+    assert [row["m"] for row in Table(journal(changed, GOOD)).rows()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("header", "advice"),
+    [
+        (line('{"journal": 3}'), "upgrade"),
+        ('{"journal": 3}\n', "upgrade"),
+        ('{"journal": 1}\n', "read it with the version that wrote it"),
+    ],
+)
+def test_a_journal_of_another_format_is_refused(journal, header, advice):
+    with pytest.raises(DirectoryError, match=rf"format is [13], .*reads 2: {advice}"):
         Table(journal(GOOD, header=header))
 
 
 def test_a_journal_without_outcomes_is_an_empty_table(journal):
-    assert list(Table(journal(header='{"journal": 1}\n')).rows()) == []
+    assert list(Table(journal()).rows()) == []
 
 
-@pytest.mark.parametrize("header", ["", '{"journal": 1'])
+@pytest.mark.parametrize(
+    "header",
+    ["", HEADER[:20], HEADER[:-1], "garbage\n", line('{"process": 0}'), '{"journal": 2}\n'],
+)
 def test_a_journal_without_a_header_is_refused(journal, header):
     with pytest.raises(DirectoryError, match="has no header"):
         Table(journal(header=header))
@@ -391,9 +416,101 @@ def test_a_journal_that_grows_leaves_an_older_table_as_it_was(journal):
     path = journal(GOOD)
     table = Table(path)
     with path.open("ab") as file:
-        file.write(GOOD.replace(b'"process":0', b'"process":1'))
+        file.write(OTHER)
     assert len(list(table.rows())) == 1
     assert len(list(Table(path).rows())) == 2
+
+
+# Sessions
+
+
+@pytest.fixture
+def sessions_of(tmp_path):
+    """Return a function that makes a table from lists of outcomes, one list a session."""
+    path = tmp_path / "sessions.jsonl"
+
+    def sessions_of(*sessions, parameters=(), ended=True):
+        path.unlink(missing_ok=True)
+        for number, outcomes in enumerate(sessions):
+            begin = Journal if number == 0 else Journal.resume
+            declared = parameters[number] if parameters else []
+            journal = begin(path, {"parameters": declared, "number": number})
+            for outcome in outcomes:
+                journal.append(outcome.to_json())
+            if ended or number < len(sessions) - 1:
+                journal.end(number=number)
+            journal.close()
+        return Table(path)
+
+    return sessions_of
+
+
+LOST = Outcome(0, "lost")
+WAITING = Outcome(0, "waiting", parameters={"p": 1})
+
+
+def test_an_outcome_of_a_later_session_takes_the_place_of_an_earlier_one(sessions_of):
+    table = sessions_of([LOST, done(1)], [done(0, {"m": 1})], [Outcome(1, "failed")])
+    assert [row["state"] for row in table.rows()] == ["done", "failed"]
+    assert table.outcome(0) == done(0, {"m": 1})
+    assert table.counts == {"done": 1, "failed": 1}
+    assert len(table) == 2
+
+
+def test_within_each_session_the_first_outcome_counts(sessions_of):
+    table = sessions_of([LOST], [Outcome(0, "crashed"), done(0)])
+    assert table.counts == {"crashed": 1}
+    assert table.outcome(0).state == "crashed"
+
+
+@pytest.mark.parametrize("sessions", [[[WAITING, done(0)]], [[WAITING], [done(0)]]])
+def test_a_process_that_waits_gives_its_place_to_any_later_outcome(sessions_of, sessions):
+    table = sessions_of(*sessions)
+    assert table.outcome(0) == done(0)
+    assert table.counts == {"done": 1}
+
+
+def test_a_process_may_wait_more_than_once(sessions_of):
+    assert sessions_of([WAITING, WAITING, LOST, done(0)]).counts == {"lost": 1}
+    table = sessions_of([LOST], [WAITING])
+    assert (table.counts, len(table)) == ({"waiting": 1}, 1)
+
+
+def test_a_process_that_has_ended_does_not_wait_again_in_the_same_session(sessions_of):
+    assert sessions_of([done(0), WAITING]).counts == {"done": 1}
+
+
+def test_the_header_and_the_end_are_those_of_the_last_session(sessions_of):
+    table = sessions_of([], [], [])
+    assert (table.sessions, table.header["session"], table.header["number"]) == (3, 3, 2)
+    assert table.end == {"number": 2}
+    table = sessions_of([], [], ended=False)
+    assert (table.sessions, table.header["number"], table.end) == (2, 1, None)
+
+
+def test_the_parameters_are_those_of_all_sessions(sessions_of):
+    table = sessions_of([done(0, x=1)], [done(1, c=2)], parameters=[["b", "a"], ["c", "b"]])
+    assert table.columns[1:5] == ["b", "a", "c", "x"]
+
+
+def test_a_metric_that_only_a_replaced_outcome_had_is_an_empty_column(sessions_of, csv_of):
+    table = sessions_of([done(0, {"old": 1})], [done(0, {"new": 2})])
+    (row,) = csv_of(table)
+    assert (row["old"], row["new"]) == ("", "2")
+
+
+def test_counts_are_those_of_the_rows_whatever_was_replaced(sessions_of):
+    chance = random.Random(0)
+    states = ["done", "lost", "failed", "waiting"]
+    for _ in range(20):
+        sessions = [
+            [Outcome(chance.randrange(8), chance.choice(states)) for _ in range(10)]
+            for _ in range(4)
+        ]
+        table = sessions_of(*sessions)
+        rows = [row["state"] for row in table.rows()]
+        assert table.counts == {state: rows.count(state) for state in set(rows)}
+        assert len(table) == len(rows)
 
 
 # Through a backend
@@ -427,6 +544,6 @@ def test_the_journal_is_json_lines_that_anyone_can_read(tmp_path, monkeypatch):
         op = backend.run(operation([lambda: 1]))
     with open(f"{op.result_directory}/journal.jsonl", encoding="ascii") as file:
         header, outcome, end = map(json.loads, file)
-    assert header["journal"] == 1
+    assert (header["journal"], header["session"]) == (2, 1)
     assert (outcome["process"], outcome["metrics"]) == (0, {"value": 1})
     assert end["end"]["aborted"] is None

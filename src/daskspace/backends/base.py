@@ -52,8 +52,7 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.state = "idling"
         self.current_operation: Any = None
-        self._logger = logging.Logger(f"daskspace.{self}", logging.INFO)
-        self._logger.parent = logging.getLogger("daskspace")
+        self._logger = logging.getLogger(f"daskspace.{self}")
         self._log_handler: logging.Handler | None = None
 
     def stage_in(self, operation: Any) -> None:
@@ -143,20 +142,22 @@ class Backend(ABC):
         self._stop_logging()
         handler = _QuietHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-        self._logger.addHandler(handler)
         self._log_handler = handler
 
     def _stop_logging(self) -> None:
         """End the operation's log; harmless when there is none."""
         if self._log_handler is not None:
-            self._logger.removeHandler(self._log_handler)
             with contextlib.suppress(OSError):
                 self._log_handler.close()
             self._log_handler = None
 
     def _log(self, message: str, level: int = logging.INFO) -> None:
-        """Log a message to the operation's log, and to the logger ``daskspace``."""
-        self._logger.log(level, message)
+        """Log a message to the operation's log, and to a logger below ``daskspace``."""
+        record = self._logger.makeRecord(self._logger.name, level, "", 0, message, (), None)
+        if self._log_handler is not None:
+            self._log_handler.handle(record)
+        if self._logger.isEnabledFor(level):
+            self._logger.handle(record)
 
     def __enter__(self) -> Self:
         return self

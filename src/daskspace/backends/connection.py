@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 
 from daskspace.errors import ClusterStartError, DaskspaceError
+from daskspace.execution.isolation import close_idle_hosts
+from daskspace.execution.travel import patiently
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.deploy.cluster import Cluster
 
+_ANSWER_S = 5.0
 CLOSE_S = 10.0
 """How long the end of anything may take, in seconds."""
 
 _DASK_CONFIG = {
     # The scheduler keeps the last messages to each worker, with the batches in them.
     "distributed.admin.low-level-log-length": 20,
-    # Whoever was on a worker that died is sent again by us, and in the end alone.
-    "distributed.scheduler.allowed-failures": 0,
     # Dask sets MALLOC_TRIM_THRESHOLD_, with which glibc maps every array above 128 KiB anew: NumPy
     # takes up to four times as long. With this as well it is as fast as elsewhere.
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 1024 * 1024,
@@ -70,6 +71,7 @@ class Connection:
         self.client: Client | None = None
         self.cluster: Cluster | None = None
         self.workers = 0
+        self._slots = 1
         try:
             with dask.config.set(_missing_config()), _interrupts_wait():
                 opened = open_cluster()
@@ -86,17 +88,22 @@ class Connection:
         return self.client is None or self.client.status == "running"
 
     def count_slots(self) -> int:
-        """Return how many processes can run at the same time, just now."""
+        """Return how many processes can run at the same time, just now.
+
+        If the scheduler does not answer soon, it is what it was before.
+        """
         if self.client is None:
             return 1
-        threads = self.client.nthreads()
-        self.workers = len(threads)
-        return sum(threads.values())
+        threads = patiently(self.client.nthreads, _ANSWER_S)
+        if threads is not None:
+            self.workers, self._slots = len(threads), sum(threads.values())
+        return self._slots
 
     def close(self) -> None:
         """Close what was opened; harmless when repeated."""
         with contextlib.suppress(Exception), _unworried():
             self._resources.close()
+        close_idle_hosts()
 
     def _connect(self, opened: Cluster | Client) -> Executor:
         from distributed import Client

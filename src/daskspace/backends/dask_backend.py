@@ -13,10 +13,11 @@ import time
 import weakref
 from abc import abstractmethod
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from daskspace.backends.base import LONG_S, Backend
 from daskspace.backends.connection import CLOSE_S, Connection
+from daskspace.backends.options import OWN_OPTIONS, take_options
 from daskspace.backends.stage import Stage
 from daskspace.errors import (
     ConfigError,
@@ -46,20 +47,48 @@ class DaskBackend(Backend):
 
     Parameters
     ----------
+    isolation : str
+        Where user code runs: ``process``, in a child that is kept while it is healthy; ``fresh``,
+        in a child of its own for each process; ``none``, in place.
+    process_timeout : float or str, optional
+        Seconds after which a process is stopped; its state is then ``timeout``.
+    process_memory : int or str, optional
+        Bytes, or a text such as ``2 GB``. A process that uses more is stopped: ``crashed``.
+    retries : int
+        How often a process that failed, crashed or ran too long is run again; 0 by default.
+    lost_retries : int
+        How often a process is run again whose worker was lost; 2 by default.
+    max_failures : int, optional
+        The operation ends when so many processes were not done.
+    fail_fast : bool
+        Short for ``max_failures=1``.
+    circuit_breaker : int
+        It ends when the first so many processes, 20 by default, all failed with the same error
+        and message; 0 switches that off.
+    no_workers_timeout : float or str
+        How long the cluster may be without workers, in seconds; 60 by default.
     **options
         What the subclass needs to open its cluster.
 
     Attributes
     ----------
     options : dict
-        As given.
+        Those for the cluster, as given.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown, or has a value that it cannot take.
     """
+
+    default_isolation: ClassVar[str] = "process"
 
     def __init__(self, **options: Any) -> None:
         self._resources = contextlib.ExitStack()
         self._connection: Connection | None = None
         self._stage: Stage | None = None
         super().__init__()
+        self._run_options = take_options(options, self.default_isolation)
         self.options = options
         self._check_options()
 
@@ -104,13 +133,19 @@ class DaskBackend(Backend):
         """
         with self._step("stage_in"), contextlib.ExitStack() as undo:
             connection = self._connect(undo)
-            facts = {"backend": str(self), "options": {k: repr(v) for k, v in self.options.items()}}
-            stage = Stage(operation, facts)
+            facts = {
+                "backend": str(self),
+                "options": {k: repr(v) for k, v in self.options.items()},
+                "isolation": self._run_options.isolation,
+            }
+            stage = Stage(operation, facts, self._run_options, self._log)
             undo.callback(stage.revoke)
             undo.callback(self._forget)
             self._stage, self.current_operation = stage, operation
             self._start_logging()
             self._log(f"staged {operation!r} on {connection}")
+            for level, remark in stage.remarks:
+                self._log(remark, level)
             undo.pop_all()
 
     def execute(self, timeout: float | None = LONG_S) -> None:
@@ -124,15 +159,16 @@ class DaskBackend(Backend):
         SpecError
             The function or the data sets cannot be sent to workers; the state is unchanged.
         KeyboardInterrupt
-            Ctrl-C, where the processes run here. What has not ended is ``cancelled``; `retrieve`
-            and `consolidate` may be called.
+            Ctrl-C or SIGTERM, where the processes run here: see `run`. What has not ended is
+            ``cancelled``; `retrieve` and `consolidate` may be called.
         """
         self._check_step("execute")
         stage, connection = self._staged()
         carrier = stage.make_carrier(connection)
         self.state = "executing"
         self._log("executing")
-        stage.execute(connection, carrier, time.monotonic() + _finite(timeout))
+        deadline = time.monotonic() + _finite(timeout)
+        stage.execute(connection, carrier, deadline, self._reconnect)
 
     def check_status(self) -> Status:
         """Return how far the operation has come; see `Status`."""
@@ -220,8 +256,10 @@ class DaskBackend(Backend):
         DaskspaceError
             What the steps raise, after cleaning up.
         KeyboardInterrupt
-            Ctrl-C. The table holds what has ended; what was begun or waited for a worker is
-            ``cancelled``, and what was not pulled yet has no row.
+            Ctrl-C, once the processes that ran have ended; a second Ctrl-C, or SIGTERM, stops
+            them; a third ends the program at once, with exit code 130. The table holds what has
+            ended; what waited for a worker is ``cancelled``, and what was not pulled yet has no
+            row. The operation can be resumed.
         """
         self._check_step("stage_in")
         try:
@@ -246,9 +284,10 @@ class DaskBackend(Backend):
         """Make a table of what has ended when an operation ends early."""
         stage, _ = self._staged()
         if self.state == "executing":
-            stage.abort("the operation was interrupted")
-            if stage.wait(CLOSE_S):
-                self.state = "retrieved"
+            stage.abort("interrupted")
+            with contextlib.suppress(KeyboardInterrupt):
+                if stage.wait(CLOSE_S):
+                    self.state = "retrieved"
         if self.state == "retrieved":
             self._log(f"ended early; {self.check_status()}")
             with contextlib.suppress(ConsolidateError, DirectoryError):
@@ -269,6 +308,12 @@ class DaskBackend(Backend):
             _register_close()
         return self._connection
 
+    def _reconnect(self) -> Connection:
+        """Open the cluster anew after it was lost."""
+        self._disconnect()
+        self._connection = Connection(self._open_cluster, self._resources)
+        return self._connection
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -283,8 +328,10 @@ class DaskBackend(Backend):
         known = self._option_names() if self.options else None
         for name in self.options if known is not None else ():
             if known is not None and name not in known:
-                all_known = f"; known are {', '.join(sorted(known))}" if known else "; it has none"
-                near = did_you_mean(name, known) or all_known
+                all_known = {*known, *OWN_OPTIONS}
+                near = (
+                    did_you_mean(name, all_known) or f"; known are {', '.join(sorted(all_known))}"
+                )
                 raise ConfigError(f"{self} has no option {name!r}{near}")
 
     def _repr_html_(self) -> str:

@@ -8,7 +8,13 @@ from daskspace.backends.dask_backend import DaskBackend
 
 
 class SerialBackend(DaskBackend):
-    """Runs the processes in place, by Dask's synchronous executor; a debugger works in them."""
+    """Runs the processes in place, by Dask's synchronous executor; a debugger works in them.
+
+    With ``process_timeout`` or ``process_memory``, or ``isolation="process"``, they run in a child
+    of this process, one after the other.
+    """
+
+    default_isolation = "none"
 
     def _open_cluster(self) -> SynchronousExecutor:
         return SynchronousExecutor()

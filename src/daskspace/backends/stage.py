@@ -4,30 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskspace.backends.connection import CLOSE_S
-from daskspace.errors import OperationError
-from daskspace.execution.attempt import Settings, interrupt, run_attempts
-from daskspace.execution.capture import capturing
-from daskspace.execution.dispatch import Dispatcher
+from daskspace.backends.interrupts import Interrupts
+from daskspace.backends.options import RunOptions
+from daskspace.errors import DirectoryError, OperationError
+from daskspace.execution.attempt import Settings
+from daskspace.execution.capture import Allowance, capturing
+from daskspace.execution.commit import attempts_of, discard
+from daskspace.execution.dispatch import ClusterLost, Dispatcher
+from daskspace.execution.identity import Identity
+from daskspace.execution.isolation import carry_out, stop
 from daskspace.execution.journal import Journal
+from daskspace.execution.lock import Lock
+from daskspace.execution.past import Past, has_header
 from daskspace.execution.status import Status
-from daskspace.execution.travel import Carrier, InPlace, ToWorkers
+from daskspace.execution.travel import Carrier, InPlace, ToHost, ToWorkers
 from daskspace.operations.yaml_file import write_yaml
-from daskspace.results.directory import ResultDirectory, reserve, unreserve, unusable
+from daskspace.results.directory import (
+    ResultDirectory,
+    replace_text,
+    reserve,
+    unreserve,
+    unusable,
+)
 from daskspace.results.environment import describe_environment
 from daskspace.results.table import Table
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from daskspace.backends.connection import Connection
+
+
+REBUILDS = 2
+"""How often a lost cluster is opened anew during one operation."""
+_TOLD_AT_ONCE, _TOLD_PER_S = 50, 20.0
 
 
 class Stage:
@@ -39,6 +60,15 @@ class Stage:
         Its result directory is reserved, and set where it had none.
     facts : mapping
         What ``environment.json`` tells of the backend.
+    options : RunOptions
+        How its processes are run.
+    log : callable
+        Writes a message of a level to the operation's log.
+
+    Attributes
+    ----------
+    remarks : list of (int, str)
+        What is to be said once the log is open, and at which level.
 
     Raises
     ------
@@ -46,18 +76,29 @@ class Stage:
         The result directory cannot be used; nothing is left over.
     """
 
-    def __init__(self, operation: Any, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        operation: Any,
+        facts: dict[str, Any],
+        options: RunOptions,
+        log: Callable[[str, int], None],
+    ) -> None:
         self.operation = operation
         self.name = str(getattr(operation, "name", "operation"))
+        self.remarks: list[tuple[int, str]] = []
+        self.interrupts = Interrupts(self.drain, self.abort)
+        self._options = options
+        self._log = log
+        self._group = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        self._allowance = Allowance(_TOLD_AT_ONCE, _TOLD_PER_S)
         self._dispatcher: Dispatcher | None = None
         self._failure: BaseException | None = None
         self._ended = threading.Event()
+        self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self.directory = self._reserve(undo)
             try:
-                self._journal = Journal(self.directory.journal, self._header(facts))
-                undo.callback(self._journal.close)
-                self._describe(facts)
+                self._open(facts, undo)
             except OSError as error:
                 raise unusable(self.directory.path, error) from error
             self._undo = undo.pop_all()
@@ -74,41 +115,89 @@ class Stage:
         SpecError
             What the processes share cannot be sent to workers.
         """
+        client, options = connection.client, self._options
         settings = Settings(
             directory=str(self.directory.path),
             working_directory=os.getcwd(),
             python_path=self._python_path(),
-            echo=connection.client is None,
+            identity=self._identity,
+            group=self._group,
+            isolation=options.isolation,
+            process_timeout=options.process_timeout,
+            process_memory=options.process_memory,
+            echo=client is None,
         )
-        executor: Executor = connection.executor
-        if connection.client is None:
-            return InPlace(executor, run_attempts, settings)
         shared = getattr(self.operation, "shared", ())
-        return ToWorkers(connection.client, run_attempts, settings, self.name, shared)
+        if client is not None:
+            from daskspace.backends.worker import run_batch
 
-    def execute(self, connection: Connection, carrier: Carrier, deadline: float) -> None:
+            client.subscribe_topic(self._group, lambda event: self._tell(event[1]))
+            self._resources.callback(_forget_topic, client, self._group)
+            return ToWorkers(client, run_batch, stop, settings, shared)
+        if options.isolation == "none":
+            return InPlace(connection.executor, carry_out, settings, self._tell)
+        return ToHost(connection.executor, carry_out, stop, settings, shared, self._tell)
+
+    def execute(
+        self,
+        connection: Connection,
+        carrier: Carrier,
+        deadline: float,
+        reconnect: Callable[[], Connection],
+    ) -> None:
         """Begin to carry all processes to their outcomes; without workers, do all of it."""
         travels = connection.client is not None
+        self._connection = connection
         self._dispatcher = Dispatcher(
-            self.operation, self._journal, connection.count_slots, travels
+            self.operation,
+            self._journal,
+            lambda: self._connection.count_slots(),
+            travels,
+            self._past,
+            self._options.policies,
+            isolated=self._options.isolation != "none",
+            log=lambda message: self._log(message, logging.INFO),
         )
+        arguments = (self._dispatcher, carrier, deadline, reconnect)
         if travels:
-            arguments = (self._dispatcher, carrier, deadline)
             threading.Thread(
                 target=self._carry, args=arguments, name=f"daskspace-{self.name}", daemon=True
             ).start()
             return
-        with interrupt.watched(), self.surroundings(), capturing(echo=True):
-            self._carry(self._dispatcher, carrier, deadline)
-        if self._dispatcher.interrupted:
+        in_place = self._options.isolation == "none"
+        with contextlib.ExitStack() as around:
+            around.enter_context(self.interrupts.handled())
+            around.enter_context(self._limited(deadline))
+            around.enter_context(self.surroundings())
+            if in_place:  # set up once, not for every process
+                tell = self._tell
+                around.enter_context(capturing(echo=True, tell=lambda text: tell({"log": text})))
+            self._carry(*arguments)
+        self.interrupts.check()
+        if self._was_interrupted:
             raise KeyboardInterrupt
 
     def wait(self, timeout: float) -> bool:
-        """Wait for the end of the execution; return whether it has come."""
-        return self._ended.wait(timeout)
+        """Wait for the end of the execution; return whether it has come.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            A signal has ended it.
+        """
+        with self.interrupts.handled():
+            has_ended = self._ended.wait(timeout)
+        if has_ended:
+            self.interrupts.check()
+        return has_ended
+
+    def drain(self, reason: str) -> None:
+        """End the execution when what runs has ended; what waits is ``cancelled``."""
+        if self._dispatcher is not None and not self._ended.is_set():
+            self._dispatcher.drain(reason)
 
     def abort(self, reason: str) -> None:
-        """End the execution early: what has not ended is ``cancelled``."""
+        """End the execution at once: what has not ended is ``cancelled``."""
         if self._dispatcher is not None and not self._ended.is_set():
             self._dispatcher.abort(reason)
 
@@ -117,8 +206,12 @@ class Stage:
         self.abort("it was cleaned up")
         begun = self._dispatcher is not None
         ended = not begun or self._ended.wait(CLOSE_S)
+        left_running = self._dispatcher is not None and self._dispatcher.left_running
         self._journal.close()
-        return not ended or (self._dispatcher is not None and self._dispatcher.left_running)
+        if ended and not left_running:
+            discard(attempts_of(self.directory.path))
+        self._resources.close()
+        return not ended or left_running
 
     def status(self, state: str, workers: int) -> Status:
         """Return how far the operation has come."""
@@ -142,6 +235,7 @@ class Stage:
             rate=dispatcher.rate,
             workers=workers,
             first_failure=dispatcher.first_failure,
+            ending=dispatcher.ending,
         )
 
     def check(self) -> None:
@@ -175,32 +269,131 @@ class Stage:
             with contextlib.suppress(OSError):
                 os.chdir(here)
 
-    def _carry(self, dispatcher: Dispatcher, carrier: Carrier, deadline: float) -> None:
+    def _carry(
+        self,
+        dispatcher: Dispatcher,
+        carrier: Carrier,
+        deadline: float,
+        reconnect: Callable[[], Connection],
+    ) -> None:
+        self._was_interrupted = False
         try:
-            dispatcher.run(carrier, deadline)
+            for rebuilds in range(REBUILDS + 1):
+                try:
+                    dispatcher.run(carrier, deadline)
+                    break
+                except ClusterLost as error:
+                    if rebuilds == REBUILDS:
+                        raise
+                    message = f"the cluster was lost: {error}; it is opened anew"
+                    self._log(message, logging.WARNING)
+                    self._connection = reconnect()
+                    carrier = self.make_carrier(self._connection)
         except KeyboardInterrupt:
-            dispatcher.interrupted = True
+            self._was_interrupted = True
         except BaseException as error:
             self._failure = error
+            self._log(f"it could not go on: {error!r}", logging.ERROR)
+            with contextlib.suppress(OSError, ValueError):
+                dispatcher.abort(f"{type(error).__name__}: {error}"[:500])
+                dispatcher.give_up()
         finally:
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.finish()
             self._ended.set()
 
+    @contextlib.contextmanager
+    def _limited(self, deadline: float) -> Iterator[None]:
+        """Stop at the deadline what runs while this thread waits for it."""
+
+        def end() -> None:
+            self.abort("the time of the operation was up")
+            if self._options.isolation == "none":
+                self.interrupts.stop_main_thread()
+
+        timer = threading.Timer(min(deadline - time.monotonic(), threading.TIMEOUT_MAX), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        """Pass on what is told from where processes run."""
+        if "echo" in message:
+            sys.stdout.write(str(message["echo"]))
+        if "log" in message and self._allowance.take():
+            place = f"{message['worker']}: " if "worker" in message else ""
+            self._log(f"{place}{message['log']}", logging.INFO)
+
     def _reserve(self, undo: contextlib.ExitStack) -> ResultDirectory:
         operation = self.operation
         before = asked = getattr(operation, "result_directory", None)
-        if asked is not None and asked == getattr(operation, "automatic_directory", None):
+        resume = getattr(operation, "resume", False)
+        automatic = getattr(operation, "automatic_directory", None)
+        if asked is not None and asked == automatic and not resume:
             asked = None
-        directory, made = reserve(asked, self.name)
+        directory, made = reserve(asked, self.name, resume=bool(resume))
         undo.callback(setattr, operation, "result_directory", before)
-        undo.callback(unreserve, directory, made)
+        self._made = made
         operation.result_directory = str(directory.path)
         if asked is None:
             operation.automatic_directory = operation.result_directory
         return directory
 
-    def _header(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def _open(self, facts: dict[str, Any], undo: contextlib.ExitStack) -> None:
+        """Open the journal: a new one, or that of an operation that is resumed."""
+        operation, directory = self.operation, self.directory
+        self._identity = getattr(operation, "identity", None) or Identity()
+        tell = getattr(operation, "fingerprints", None)
+        fingerprints: dict[str, str] = tell() if tell else {}
+        lock = Lock(directory.lock)
+        undo.callback(lock.release)
+        self._resources.callback(lock.release)
+        resume = getattr(operation, "resume", False)
+        again = () if isinstance(resume, bool) else resume
+        if resume and directory.holds_operation and has_header(directory.journal):
+            self._past = Past(self._identity, directory.journal, again)
+            self._describe(facts, self._past.sessions + 1)
+            header = self._header(facts, fingerprints)
+            self._journal = Journal.resume(directory.journal, header)
+            undo.callback(self._journal.close)
+            adopted = list(self._past.adopt(directory.path))
+            self._journal.append("\n".join(adopted))
+            self._remark(fingerprints, len(adopted))
+        else:
+            if directory.holds_operation and not resume:
+                raise DirectoryError(f"{directory.path} already holds an operation")
+            undo.callback(unreserve, directory, self._made)
+            directory.journal.unlink(missing_ok=True)
+            self._past = Past(self._identity)
+            self._describe(facts, 1)
+            self._journal = Journal(directory.journal, self._header(facts, fingerprints))
+            undo.callback(self._journal.close)
+        discard(attempts_of(directory.path))
+        undo.callback(discard, attempts_of(directory.path))
+        attempts_of(directory.path).mkdir()
+
+    def _remark(self, fingerprints: Mapping[str, str], adopted: int) -> None:
+        """Remember what there is to say about a resumed operation."""
+        done = self._past.done
+        self.remarks.append((logging.INFO, f"resumed: {done} processes are done already"))
+        if adopted:
+            text = f"{adopted} of them had ended when the program was killed, and were saved"
+            self.remarks.append((logging.INFO, text))
+        before = self._past.fingerprints
+        changed = [n for n, mark in fingerprints.items() if before.get(n, mark) != mark]
+        if changed and done:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            text = (
+                f"changed since the last session: {', '.join(changed[:3])}{more}; what is done is"
+                " kept as it is, and the rest runs with what is there now (a new directory runs all"
+                " of it again)"
+            )
+            self.remarks.append((logging.WARNING, text))
+
+    def _header(self, facts: dict[str, Any], fingerprints: Mapping[str, str]) -> dict[str, Any]:
         return {
             "name": self.name,
             "backend": facts["backend"],
@@ -208,9 +401,10 @@ class Stage:
             "parameters": list(getattr(self.operation, "parameters", ())),
             "pid": os.getpid(),
             "start": round(time.time(), 3),
+            "fingerprints": fingerprints,
         }
 
-    def _describe(self, facts: dict[str, Any]) -> None:
+    def _describe(self, facts: dict[str, Any], session: int) -> None:
         operation = self.operation
         describe = getattr(operation, "describe", None)
         described = describe() if describe else {"type": "stream", "name": self.name}
@@ -219,9 +413,14 @@ class Stage:
         described.update({"python_path": path} if path else {})
         write_yaml(self.directory.operation, described)
         text = json.dumps({**facts, **describe_environment()}, indent=2)
-        self.directory.environment.write_text(text + "\n", encoding="utf-8")
+        replace_text(self.directory.environment_of(session), text + "\n")
 
     def _python_path(self) -> tuple[str, ...]:
         own = getattr(self.operation, "python_path", ())
         script = sys.path[0] if sys.path and Path(sys.path[0] or ".").is_dir() else "."
         return tuple(dict.fromkeys([*own, os.getcwd(), os.path.abspath(script)]))
+
+
+def _forget_topic(client: Client, topic: str) -> None:
+    with contextlib.suppress(Exception):
+        client.unsubscribe_topic(topic)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _directory = click.argument("directory", type=click.Path(path_type=Path))
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+_NO_FAILURES = GOOD_STATES | {"waiting"}
 _LONG_COLUMNS = ("start", "host", "peak_memory", "message")
 
 
@@ -81,7 +82,7 @@ def sorted_rows(results: Table, column: str, smallest_first: bool = False) -> li
 def failures(directory: Path, rows: int, as_json: bool) -> None:
     """Show what failed in DIRECTORY, grouped by error, and how to run one of it again."""
     results = _read(directory)
-    failed = [outcome for outcome in results.outcomes() if outcome.state not in GOOD_STATES]
+    failed = [outcome for outcome in results.outcomes() if outcome.state not in _NO_FAILURES]
     if as_json:
         print_json(
             [
@@ -126,23 +127,30 @@ def _rerun(directory: Path, outcome: Outcome) -> str:
 @_as_json
 def status(directory: Path, as_json: bool) -> None:
     """Show how far the operation in DIRECTORY has come."""
+    from daskspace.execution.lock import holder
+    from daskspace.results.directory import ResultDirectory
+
+    writer = holder(ResultDirectory(directory).lock)  # asked first: it may end at any moment
     results = _read(directory)
     header, end = results.header, results.end
     total = len(results) if end is not None else header.get("number_processes")
     start = datetime.datetime.fromtimestamp(header["start"], datetime.UTC)
+    ended = len(results) - results.counts.get("waiting", 0)
     took = None if end is None else round(end["time"] - header["start"], 3)
+    writer = writer if end is None else None
     facts = {
         "name": header.get("name"),
         "backend": header.get("backend"),
-        "state": "running, or killed" if end is None else "ended",
-        "ended": len(results),
+        "state": "ended" if end is not None else "interrupted" if writer is None else "running",
+        "ended": ended,
         "total": total,
         "counts": results.counts,
         "start": start.isoformat(timespec="seconds"),
         "seconds": took,
         "stopped": end and end.get("aborted"),
         "error": end and end.get("error"),
-        "pid": header.get("pid"),
+        "pid": (writer or header).get("pid"),
+        "host": writer and writer.get("host"),
     }
     if as_json:
         print_json(facts)
@@ -150,8 +158,9 @@ def status(directory: Path, as_json: bool) -> None:
     out = console()
     counts = counted(results.counts) or "none yet"
     out.print(f"{facts['name']} on {facts['backend']}: {facts['state']}")
-    out.print(f"ended      {len(results)} of {'?' if total is None else total}: {counts}")
-    out.print(f"started    {start:%Y-%m-%d %H:%M:%S} UTC, by process {facts['pid']}")
+    out.print(f"ended      {ended} of {'?' if total is None else total}: {counts}")
+    where = f" on {facts['host']}" if facts["host"] else ""
+    out.print(f"started    {start:%Y-%m-%d %H:%M:%S} UTC, by process {facts['pid']}{where}")
     if took is not None:
         out.print(f"took       {seconds(took)}")
     for name in ("stopped", "error"):
@@ -167,7 +176,7 @@ def logs(directory: Path, process: int | None, failed: bool) -> None:
     """Show the log of PROCESS in DIRECTORY, or of the operation if none is given."""
     results = _read(directory)
     if failed:
-        chosen = [o for o in results.outcomes() if o.state not in GOOD_STATES]
+        chosen = [o for o in results.outcomes() if o.state not in _NO_FAILURES]
         for outcome in chosen:
             console().print(f"--- {told(outcome)}: {outcome.state}", style="bold", soft_wrap=True)
             _print_log(directory, outcome)

@@ -18,7 +18,7 @@ _SURVEYED = 100_000
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def plan(spec: Path, rows: int, as_json: bool) -> None:
     """Show what the operation in SPEC would run; runs nothing and writes nothing."""
-    from daskspace.execution.attempt import describe_process
+    from daskspace.execution.identity import describe_process
     from daskspace.operations.parametric import ParameterOperation
     from daskspace.operations.spec import load_operation
 

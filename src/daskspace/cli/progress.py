@@ -45,6 +45,7 @@ class Progress:
         self._bar: _Bar | None = None
         self._failure_told = False
         self._link_told = False
+        self._ending_told = ""
         self._next_line = time.monotonic() + _LATEST_S
 
     def __enter__(self) -> Self:
@@ -81,6 +82,9 @@ class Progress:
             self._tell(f"dashboard  {link}")
         if status.first_failure is not None:
             self.tell_failure(status.first_failure)
+        if status.ending and status.ending != self._ending_told and not status.complete:
+            self._ending_told = status.ending
+            self._tell(status.ending, style="yellow")
         if not status.counts:
             return
         if self._bar is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -59,13 +60,60 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_LIMITS = {
+    "isolation": click.option(
+        "--isolation",
+        type=click.Choice(["process", "fresh", "none"]),
+        help="Where user code runs: in a child, in a new one for each process, in place.",
+    ),
+    "process_timeout": click.option(
+        "--process-timeout", metavar="TIME", help="Stop a process that runs longer: 60, '10 min'."
+    ),
+    "process_memory": click.option(
+        "--process-memory", metavar="SIZE", help="Stop a process that uses more: '2 GB'."
+    ),
+    "retries": click.option(
+        "--retries", type=click.IntRange(min=0), help="Run a failed process again, so often."
+    ),
+    "max_failures": click.option(
+        "--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after N failures."
+    ),
+    "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop after the first failure."),
+}
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that limit processes; they are added to those of the backend."""
+
+    @functools.wraps(command)
+    def limited(*, options: dict[str, Any], **given: Any) -> Any:
+        limits = {name: given.pop(name) for name in _LIMITS}
+        number = limits["process_timeout"]
+        with contextlib.suppress(TypeError, ValueError):
+            limits["process_timeout"] = float(number)
+        chosen = {name: value for name, value in limits.items() if value not in (None, False)}
+        return command(options={**options, **chosen}, **given)
+
+    for option in reversed(_LIMITS.values()):
+        limited = option(limited)
+    return limited
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say what is printed."""
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+    return as_json(quiet(command))
+
+
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path))
 @backend_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The result directory.")
+@click.option("--resume", is_flag=True, help="Go on with what is in the result directory.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Stop the operation after this.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@limit_options
+@output_options
 def run(
     spec: Path,
     backend: str | None,
@@ -73,6 +121,7 @@ def run(
     serial: bool,
     mcore: bool,
     output: Path | None,
+    resume: bool,
     timeout: float | None,
     as_json: bool,
     quiet: bool,
@@ -81,10 +130,24 @@ def run(
     from daskspace.operations.spec import load_operation
 
     chosen = choose_backend(backend, serial, mcore)
-    operation = load_operation(spec, output)
+    if resume and output is None:
+        raise click.UsageError("--resume needs the result directory: -o DIRECTORY")
+    operation = load_operation(spec, output, resume=resume)
+    carry_out(operation, chosen, options, timeout, as_json, quiet)
+
+
+def carry_out(
+    operation: Operation,
+    backend_type: str | None,
+    options: Mapping[str, Any],
+    timeout: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> NoReturn:
+    """Run an operation, say what came of it, and exit."""
     # What processes print here would spoil the JSON.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        table, took = run_operation(operation, chosen, options, timeout, quiet)
+        table, took = run_operation(operation, backend_type, options, timeout, quiet)
     report(operation, table, took, as_json)
     raise SystemExit(exit_code(table))
 
@@ -138,6 +201,7 @@ def report(operation: Operation, table: Table, took: float, as_json: bool = Fals
                 "result_directory": directory,
                 "processes": len(table),
                 "counts": table.counts,
+                "cached": len(table) - table.fresh,
                 "seconds": round(took, 3),
                 "stopped": (table.end or {}).get("aborted"),
             }
@@ -147,7 +211,11 @@ def report(operation: Operation, table: Table, took: float, as_json: bool = Fals
     place = shell_path(directory)
     total = operation.number_processes
     of_all = f" of {total}" if total is not None and total > len(table) else ""
-    shown.print(f"{len(table)}{of_all} processes: {counted(table.counts)}, in {seconds(took)}")
+    now = f", {table.fresh or 'none'} of them now" if table.sessions > 1 else ""
+    counts = counted(table.counts)
+    shown.print(f"{len(table)}{of_all} processes: {counts}{now}, in {seconds(took)}")
+    if table.sessions > 1 and not table.fresh:
+        shown.print("nothing was left to run")
     if (table.end or {}).get("aborted"):
         shown.print(f"stopped    {(table.end or {})['aborted']}")
     shown.print(f"results    {place}", soft_wrap=True)
@@ -180,6 +248,5 @@ def _tell_end(operation: Operation, error: BaseException) -> None:
     counts = Table(directory.journal).counts
     word = "interrupted" if isinstance(error, KeyboardInterrupt) else "ended early"
     place = shell_path(directory.path)
-    console(stderr=True).print(
-        f"{word}: {counted(counts) or 'no process has ended'}; results in {place}", soft_wrap=True
-    )
+    told = f"{word}: {counted(counts) or 'no process has ended'}; results in {place}"
+    console(stderr=True).print(f"{told}; go on with  {command()} resume {place}", soft_wrap=True)

@@ -1,28 +1,38 @@
-"""`run_attempts`: the only function that Dask ever runs."""
+"""`run_attempts`: runs the processes of a batch, one after the other, in this interpreter."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import cloudpickle
 
 from daskspace.execution import memory, plain
-from daskspace.execution.capture import AttemptLog, capturing
-from daskspace.execution.outcome import describe_error, receipt
-from daskspace.execution.travel import Batch, Package, is_client, unpack
+from daskspace.execution.capture import AttemptLog
+from daskspace.execution.commit import (
+    commit,
+    discard,
+    fields_of,
+    in_place,
+    make_attempt_directory,
+    processes_of,
+)
+from daskspace.execution.identity import Identity, describe_process
+from daskspace.execution.outcome import describe_error
+from daskspace.execution.seal import sealed
+from daskspace.execution.tape import Tape
+from daskspace.execution.travel import Batch, Package, unpack
+
+ISOLATIONS = ("process", "fresh", "none")
+"""Where user code runs: in a child that is kept, in one of its own for each process, in place."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,16 @@ class Settings:
         Where the processes run: the client's working directory.
     python_path : tuple of str
         Directories that are importable in the processes.
+    identity : Identity
+        What tells the processes apart.
+    group : str
+        The name of the operation on the cluster, unique.
+    isolation : str
+        One of `ISOLATIONS`.
+    process_timeout : float, optional
+        After so many seconds a process is stopped.
+    process_memory : int, optional
+        A process that uses more, in bytes, is stopped.
     budget : float
         After this many seconds a batch returns what it has not begun.
     echo : bool
@@ -46,6 +66,11 @@ class Settings:
     directory: str
     working_directory: str
     python_path: tuple[str, ...] = ()
+    identity: Identity = field(default_factory=Identity)
+    group: str = ""
+    isolation: str = "none"
+    process_timeout: float | None = None
+    process_memory: int | None = None
     budget: float = 1.0
     echo: bool = False
 
@@ -53,26 +78,36 @@ class Settings:
 class Attempt:
     """One try at a process; the process reaches it by `current_attempt`."""
 
-    def __init__(self, process: int, call: Any, results: str) -> None:
+    def __init__(self, process: int, head: dict[str, Any], settings: Settings, tape: Tape) -> None:
         self.process = process
-        self.results = results
-        self.log = AttemptLog(lambda: Path(results, "logs", f"{self.name}.log"))
-        self.directory: Path | None = None
-        self._call = call
+        self.results = settings.directory
+        self.place: tuple[Path, Path] | None = None
+        self._head = head
+        self._identity = settings.identity
+        self._tape = tape
+        self.log = AttemptLog(
+            Path(self.results, "logs"),
+            lambda: self.name,
+            lambda name: tape.note(log=f"logs/{name}"),
+        )
 
     @property
     def name(self) -> str:
-        """The name of its log and directory, unique in the operation."""
-        name = getattr(self._call, "attempt_name", None)
-        return name if isinstance(name, str) else f"process-{self.process:06d}"
+        """The name of the process's log and directory, unique in the operation."""
+        return self._identity.name(self._head)
+
+    @property
+    def directory(self) -> Path | None:
+        """The private directory, if it was asked for."""
+        return self.place and self.place[0]
 
     def make_directory(self) -> Path:
         """Return the private directory, which exists from then on."""
-        if self.directory is None:
-            directory = Path(self.results, "processes", self.name)
-            directory.mkdir(parents=True, exist_ok=True)
-            self.directory = directory
-        return self.directory
+        if self.place is None:
+            directory = make_attempt_directory(self.results, self.name)
+            self.place = directory, processes_of(self.results) / self.name
+            self._tape.note(place=[str(path) for path in self.place])
+        return self.place[0]
 
 
 _current: ContextVar[Attempt] = ContextVar("daskspace_attempt")
@@ -86,152 +121,159 @@ def current_attempt() -> Attempt:
 @contextlib.contextmanager
 def attempting(settings: Settings, process: int, call: Any) -> Iterator[Attempt]:
     """Let the current attempt be one at `process`, without catching what it raises."""
-    attempt = Attempt(process, call, settings.directory)
+    attempt = Attempt(process, describe_process(process, call), settings, Tape())
     token = _current.set(attempt)
     try:
-        _settle(settings)
+        settle(settings)
         yield attempt
     finally:
         _current.reset(token)
 
 
-class _Interrupt:
-    """Whether Ctrl-C, and not the process itself, raised the KeyboardInterrupt."""
+class Interrupt:
+    """Whether Ctrl-C, and not the process itself, raised the KeyboardInterrupt.
+
+    Attributes
+    ----------
+    received : bool
+        Set by whoever stops the process that runs in this interpreter.
+    running : bool
+        Whether a process runs just now.
+    """
 
     def __init__(self) -> None:
         self.received = False
+        self.running = False
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Note a Ctrl-C before Python's own handler raises it; needs the main thread."""
-        python_handler = signal.default_int_handler
-        main = threading.current_thread() is threading.main_thread()
-        if not main or signal.getsignal(signal.SIGINT) is not python_handler:
-            yield
-            return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.received = True
-            python_handler(number, frame)
-
-        signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, python_handler)
+    def stop(self) -> None:
+        """Stop the process that runs in the main thread; call it there."""
+        self.received = True
+        if self.running:
+            raise KeyboardInterrupt
 
 
-interrupt = _Interrupt()
+interrupt = Interrupt()
 _HOST = socket.gethostname()
 
 
+def load_batch(settings: Settings, package: Package | None, batch: Batch | bytes) -> Batch:
+    """Return the processes of a batch, after making this interpreter ready for them."""
+    settle(settings)
+    if package is not None:
+        unpack(package, settings.python_path)
+    loaded: Batch = cloudpickle.loads(batch) if isinstance(batch, bytes) else batch
+    return loaded
+
+
 def run_attempts(
-    settings: Settings, package: Package | None, batch: Batch | bytes
-) -> Mapping[str, Any]:
-    """Try a batch of processes one after the other, and never raise.
+    settings: Settings,
+    batch: Batch,
+    tape: Tape,
+    until: float,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Try processes one after the other, and never raise.
 
     Parameters
     ----------
     settings : Settings
         What they have in common.
-    package : Package, optional
-        The values that they share, when they travelled.
-    batch : sequence of (int, process), or bytes
-        The processes with their positions; pickled, when they travelled.
-
-    Returns
-    -------
-    mapping
-        Plain data: ``receipts`` (a str, one line of JSON per process begun), ``states`` (how
-        many outcomes in which state), ``troubles`` (the receipts that are not ``done``), ``busy``
-        (seconds), ``interrupted`` (Ctrl-C ended the batch); or only ``unreadable`` (the fields of
-        an outcome), when the batch could not be loaded.
+    batch : sequence of (int, process)
+        The processes with their positions.
+    tape : Tape
+        Gets what becomes of them.
+    until : float
+        After this moment, on the monotonic clock, none is begun.
+    goes_on : callable
+        Asked between two processes.
     """
-    try:
-        _settle(settings)
-        if package is not None:
-            unpack(package, settings.python_path)
-        processes = cloudpickle.loads(batch) if isinstance(batch, bytes) else batch
-    except BaseException as error:
-        return {"unreadable": describe_error(error)}
-    interrupt.received = False
-    receipts: list[str] = []
-    troubles: list[str] = []
-    states: Counter[str] = Counter()
-    began = time.perf_counter()
-    with capturing(settings.echo, descriptors=package is not None and not is_client()):
-        for process, call in processes:
-            outcome = _attempt(settings, process, call)
-            state = outcome["state"]
-            receipts.append(receipt(outcome))
-            states[state] += 1
-            if state != "done":
-                troubles.append(receipts[-1])
-            if interrupt.received or time.perf_counter() - began > settings.budget:
-                break
-    return {
-        "receipts": "\n".join(receipts),
-        "states": dict(states),
-        "troubles": troubles,
-        "busy": time.perf_counter() - began,
-        "interrupted": interrupt.received,
-    }
+    for process, call in batch:
+        _attempt(settings, process, call, tape)
+        if interrupt.received or time.monotonic() > until or not goes_on():
+            break
 
 
-def describe_process(process: int, call: Any) -> dict[str, Any]:
-    """Return the fields of an outcome that tell which process it is."""
-    known: dict[str, Any] = {"process": process}
-    with contextlib.suppress(Exception):
-        parameters, data, run = (
-            getattr(call, name, None) for name in ("parameters", "data", "run")
-        )
-        if isinstance(parameters, Mapping):
-            known["parameters"] = plain.plain(parameters)
-        if isinstance(data, str | os.PathLike):
-            known["data"] = os.fspath(data)
-        if isinstance(run, int):
-            known["run"] = run
-    return known
-
-
-def _attempt(settings: Settings, process: int, call: Callable[[], Any]) -> dict[str, Any]:
-    """Return the fields of the outcome of one attempt."""
-    outcome = describe_process(process, call)
-    attempt = Attempt(process, call, settings.directory)
+def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Tape) -> None:
+    """Try one process, and record what becomes of it."""
+    known = describe_process(process, call)
+    known["start"] = round(time.time(), 3)
+    head = plain.dumps(known)
+    attempt = Attempt(process, known, settings, tape)
     token = _current.set(attempt)
     memory.reset_peak()
-    start, began = time.time(), time.perf_counter()
+    began = time.monotonic()
+    outcome: dict[str, Any] = {}
+    tape.begin(began, head)
     with attempt.log as log:
         try:
             os.chdir(settings.working_directory)
             if not callable(call):
                 kind = type(call).__name__
                 raise TypeError(f"a process must be callable without arguments, not {kind!r}")
-            outcome.update(state="done", metrics=plain.as_metrics(call()))
+            interrupt.running = True
+            result = call()
+            interrupt.running = False
+            outcome = {"state": "done", "metrics": plain.as_metrics(result)}
         except BaseException as error:
+            interrupt.running = False
             interrupted = isinstance(error, KeyboardInterrupt) and interrupt.received
-            outcome.update(
-                describe_error(error),
-                state="cancelled" if interrupted else "failed",
-            )
-            log.write(outcome.get("traceback", ""))
-        interrupt.received = outcome["state"] == "cancelled"
-    duration = time.perf_counter() - began
+            described = describe_error(error)
+            log.take_spool()
+            outcome = {"state": "cancelled" if interrupted else "failed", **described}
+            outcome["log_tail"] = log.tail()
+            log.write(described.get("traceback", ""))
+    outcome["duration"] = round(time.monotonic() - began, 6)
+    outcome["host"] = _HOST
+    outcome["peak_memory"] = memory.peak()
     _current.reset(token)
-    outcome.update(
-        start=round(start, 3),
-        duration=round(duration, 6),
-        host=_HOST,
-        peak_memory=memory.peak(),
-    )
-    if log.exists:
-        outcome["log"] = f"logs/{attempt.name}.log"
-    if attempt.directory is not None:
-        outcome["directory"] = f"processes/{attempt.name}"
-    return outcome
+    if log.path is not None:
+        outcome["log"] = f"logs/{log.path.name}"
+    record(tape, head, outcome, attempt.place)
 
 
-def _settle(settings: Settings) -> None:
+def record(
+    tape: Tape, head: str, outcome: dict[str, Any], place: tuple[Path, Path] | None = None
+) -> None:
+    """Put the outcome of an attempt on the tape, and commit its directory if it has one.
+
+    Parameters
+    ----------
+    tape : Tape
+        The tape of its batch.
+    head : str
+        The fields that told the process when it began, as JSON.
+    outcome : dict
+        All other fields.
+    place : tuple of Path, optional
+        The attempt's directory, and where it belongs.
+    """
+    if place is not None and outcome["state"] == "cancelled":
+        discard(place[0])
+        place = None
+    if place is None:
+        tape.end(outcome["state"], _receipt(head, outcome))
+        return
+    directory, final = place
+    own = _receipt(head, {**outcome, "directory": f"processes/{final.name}"}, place)
+    try:
+        receipt = commit(directory, final, own)
+        state = outcome["state"] if receipt is own else fields_of(receipt)["state"]
+    except (OSError, ValueError) as error:
+        state = "lost"
+        message = f"its directory could not be committed: {error}"
+        lost = {"state": state, "error": type(error).__name__, "message": message}
+        receipt = _receipt(head, {**outcome, **lost})
+    tape.end(state, receipt)
+
+
+def _receipt(head: str, outcome: dict[str, Any], place: tuple[Path, Path] | None = None) -> str:
+    """Return the line of JSON that tells all about an outcome."""
+    filled = {name: value for name, value in outcome.items() if value not in (None, {}, "")}
+    text = f"{head[:-1]},{plain.dumps(filled)[1:]}"
+    return sealed(text if place is None else in_place(text, *place))
+
+
+def settle(settings: Settings) -> None:
     """Make this interpreter see the files and modules that the client sees."""
     os.chdir(settings.working_directory)
     for directory in reversed(settings.python_path):

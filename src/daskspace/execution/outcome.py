@@ -12,6 +12,7 @@ from typing import Any
 
 from daskspace.execution import plain
 from daskspace.execution.origin import is_library, is_ours
+from daskspace.execution.seal import sealed
 
 STATES = (
     "waiting",
@@ -87,7 +88,7 @@ class Outcome:
     directory: str | None = None
 
     def to_json(self) -> str:
-        """Return the receipt: one line of JSON without the fields that are empty."""
+        """Return the receipt: one sealed line of JSON without the fields that are empty."""
         return receipt({name: getattr(self, name) for name in _FIELDS})
 
     @classmethod
@@ -105,9 +106,11 @@ _FIELDS = {entry.name: None for entry in fields(Outcome)}
 
 
 def receipt(fields: Mapping[str, Any]) -> str:
-    """Return fields of an outcome as one line of JSON, without those that are empty."""
-    return plain.dumps(
-        {name: value for name, value in fields.items() if value is not None and value != {}}
+    """Return fields of an outcome as one sealed line of JSON, without those that are empty."""
+    return sealed(
+        plain.dumps(
+            {name: value for name, value in fields.items() if value is not None and value != {}}
+        )
     )
 
 

@@ -33,6 +33,8 @@ class Status:
         Its batch jobs.
     first_failure : Outcome, optional
         The first process that was not done.
+    ending : str, optional
+        Why it ends early, while it does.
     """
 
     state: str
@@ -43,6 +45,7 @@ class Status:
     workers: int = 0
     jobs: int = 0
     first_failure: Outcome | None = None
+    ending: str | None = None
 
     @property
     def ended(self) -> int:
@@ -71,6 +74,7 @@ class Status:
         parts += [f"{self.rate:.3g} a second"] if self.rate else []
         parts += [f"{seconds(self.eta)} left"] if self.eta is not None else []
         parts += [f"{self.workers} workers"] if self.workers else []
+        parts += [self.ending] if self.ending and not self.complete else []
         return "; ".join(parts)
 
 

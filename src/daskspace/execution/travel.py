@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import os
 import sys
+import threading
 import uuid
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import cloudpickle
 
 from daskspace.errors import SpecError
+from daskspace.execution.commit import attempts_of
 from daskspace.execution.origin import is_library
+from daskspace.execution.tape import SUFFIX, Recording, read_tape
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Batch = Sequence[tuple[int, Any]]
 """Processes with their positions in the operation."""
+Event = Future[Mapping[str, Any]]
+"""A batch on its way."""
 
 LARGEST_PROCESS = 100 * 1024 * 1024
 """The largest size of one pickled process, in bytes; larger ones are refused."""
@@ -54,6 +61,14 @@ class Package:
     """The pickled `Shared` values of one operation."""
 
     key: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A pickled batch, and how many processes are in it."""
+
+    count: int
     content: bytes
 
 
@@ -132,65 +147,86 @@ def _arrived(key: str) -> Shared[Any]:
 
 
 class Carrier(Protocol):
-    """Turns a batch into a future of its receipts."""
+    """Turns a batch into a future of what becomes of it."""
 
-    def submit(self, batch: Batch) -> Future[Mapping[str, Any]]:
+    def submit(self, batch: Batch) -> Event:
         """Begin a batch; raises TravelError when it cannot be sent."""
+
+    def stop(self, running: bool) -> None:
+        """Have no more batches begun, and what runs stopped if it is to be."""
+
+    def recording(self, future: Event) -> Recording | None:
+        """Return how far a batch came, None if it was never begun."""
+
+    def forget(self, future: Event) -> None:
+        """Remove what was kept of a batch that has been taken in."""
+
+    def is_alive(self) -> bool:
+        """Whether batches can be sent, and come back."""
+
+    def is_stuck(self) -> bool:
+        """Whether no batch is with any worker; asked when nothing has come for long."""
 
 
 class InPlace:
-    """A carrier to an executor of this interpreter: nothing is pickled."""
-
-    def __init__(self, executor: Executor, function: Any, settings: Any) -> None:
-        self._begin: Callable[[Batch], Future[Mapping[str, Any]]] = partial(
-            executor.submit, function, settings, None
-        )
-
-    def submit(self, batch: Batch) -> Future[Mapping[str, Any]]:
-        """Run a batch with the executor."""
-        return self._begin(batch)
-
-
-class ToWorkers:
-    """A carrier to the workers of a Dask cluster.
+    """A carrier to an executor of this interpreter: nothing is pickled, nothing can get lost.
 
     Parameters
     ----------
-    client : distributed.Client
-        A connected client.
-    function, settings
-        What runs a batch, and the first of its arguments.
-    group : str
-        The name under which Dask's dashboard shows the tasks.
-    shared : iterable of Shared
-        What the processes have in common.
+    executor : Executor
+        Runs one batch at a time.
+    function : callable
+        What runs a batch.
+    settings
+        The first of its arguments.
+    tell : callable
+        The last of them.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        function: Any,
-        settings: Any,
-        group: str,
-        shared: Iterable[Shared[Any]],
-    ) -> None:
-        global _is_client
-        _is_client = True
-        package = pack(shared)
-        self._executor = client.get_executor(pure=False)
-        self._function = function
-        self._settings = settings
-        self._group = f"{group}-{uuid.uuid4().hex[:8]}"
-        self._numbers = itertools.count()
-        # A task of its own, so that a worker fetches it from its peers, and a lost one is redone.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            self._package = client.submit(
-                _deliver, package, key=(f"{group}-shared-{package.key[:8]}", 0), pure=False
-            )
+    def __init__(self, executor: Executor, function: Any, settings: Any, tell: Any) -> None:
+        self._begin: Callable[[Batch], Event] = lambda batch: executor.submit(
+            function, settings, None, batch, None, tell
+        )
 
-    def submit(self, batch: Batch) -> Future[Mapping[str, Any]]:
-        """Send a batch to whichever worker is free."""
+    def submit(self, batch: Batch) -> Event:
+        """Run a batch with the executor."""
+        return self._begin(batch)
+
+    def stop(self, running: bool) -> None:
+        """Do nothing: Ctrl-C reaches the process itself."""
+
+    def recording(self, future: Event) -> Recording | None:
+        """Return None: there is no tape."""
+        return None
+
+    def forget(self, future: Event) -> None:
+        """Do nothing."""
+
+    def is_alive(self) -> bool:
+        """Return True."""
+        return True
+
+    def is_stuck(self) -> bool:
+        """Return False."""
+        return False
+
+
+class Away(ABC):
+    """A carrier to where batches have to travel: pickled, each with a tape.
+
+    Parameters
+    ----------
+    settings
+        With the result ``directory``, whose ``.attempts`` holds the tapes, and the ``group``.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+        self._numbers = itertools.count()
+        self._tapes: dict[Event, Path] = {}
+
+    def submit(self, batch: Batch) -> Event:
+        """Pickle a batch and send it."""
         try:
             content = cloudpickle.dumps(list(batch))
         except BaseException as error:
@@ -202,13 +238,161 @@ class ToWorkers:
                 f"it is {len(content) / 2**20:.0f} MiB large when pickled, more than the"
                 f" {LARGEST_PROCESS / 2**20:.0f} MiB that may travel: pass a path instead"
             )
-        return self._executor.submit(
-            self._function,
-            self._settings,
-            self._package,
-            content,
-            key=(self._group, next(self._numbers)),
+        number = next(self._numbers)
+        tape = attempts_of(self._settings.directory) / f"{self._settings.group}-{number}{SUFFIX}"
+        future = self._send(Parcel(len(batch), content), number, tape)
+        self._tapes[future] = tape
+        return future
+
+    @abstractmethod
+    def _send(self, parcel: Parcel, number: int, tape: Path) -> Event:
+        """Send a parcel."""
+
+    @abstractmethod
+    def stop(self, running: bool) -> None:
+        """Have no more batches begun, and what runs stopped if it is to be."""
+
+    def recording(self, future: Event) -> Recording | None:
+        """Return what the tape of a batch holds."""
+        try:
+            return read_tape(self._tapes[future])
+        except (OSError, KeyError):
+            return None
+
+    def forget(self, future: Event) -> None:
+        """Remove the tape of a batch."""
+        tape = self._tapes.pop(future, None)
+        if tape is not None:
+            with contextlib.suppress(OSError):
+                tape.unlink()
+
+    def is_alive(self) -> bool:
+        """Whether batches can be sent, and come back."""
+        return True
+
+    def is_stuck(self) -> bool:
+        """Whether no batch is with any worker."""
+        return False
+
+
+class ToHost(Away):
+    """A carrier to a child beside this interpreter.
+
+    Parameters
+    ----------
+    executor : Executor
+        Runs one batch at a time in this interpreter.
+    function : callable
+        What runs a batch; its last argument is `tell`.
+    stop : callable
+        Stops it.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        function: Any,
+        stop: Callable[[str, bool], None],
+        settings: Any,
+        shared: Iterable[Shared[Any]],
+        tell: Any,
+    ) -> None:
+        super().__init__(settings)
+        package = pack(shared)
+        self._stop = stop
+        self._begin: Callable[[Parcel, Path], Event] = lambda parcel, tape: executor.submit(
+            function, settings, package, parcel, tape, tell
         )
+
+    def _send(self, parcel: Parcel, number: int, tape: Path) -> Event:
+        return self._begin(parcel, tape)
+
+    def stop(self, running: bool) -> None:
+        """Have no more batches begun, and what runs stopped if it is to be."""
+        self._stop(self._settings.group, running)
+
+
+class ToWorkers(Away):
+    """A carrier to the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A connected client.
+    function : callable
+        What runs a batch on a worker.
+    stop : callable
+        Called on every worker to stop the batches of a group.
+    settings
+        The first argument of `function`. Its ``group`` is the name under which Dask's dashboard
+        shows the tasks.
+    shared : iterable of Shared
+        What the processes have in common.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        function: Any,
+        stop: Callable[[str, bool], None],
+        settings: Any,
+        shared: Iterable[Shared[Any]],
+    ) -> None:
+        global _is_client
+        _is_client = True
+        super().__init__(settings)
+        self._content = pack(shared)
+        self._deliveries = itertools.count()
+        self._client = client
+        self._executor = client.get_executor(pure=False)
+        self._function = function
+        self._stop = stop
+        self._package = self._deliver()
+
+    def _deliver(self) -> Any:
+        # A task of its own, so that a worker fetches it from its peers, and a lost one is redone.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            key = (f"{self._settings.group}-shared", next(self._deliveries))
+            return self._client.submit(_deliver, self._content, key=key, pure=False)
+
+    def _send(self, parcel: Parcel, number: int, tape: Path) -> Event:
+        if self._package.status not in ("pending", "finished"):  # too many workers died with it
+            self._package = self._deliver()
+        key = (self._settings.group, number)
+        return self._executor.submit(
+            self._function, self._settings, self._package, parcel, tape, key=key
+        )
+
+    def stop(self, running: bool) -> None:
+        """Tell every worker, without waiting for those that do not answer."""
+        group = self._settings.group
+        patiently(lambda: self._client.run(self._stop, group, running, on_error="ignore"), 2.0)
+
+    def is_alive(self) -> bool:
+        """Whether the scheduler is there."""
+        return self._client.status == "running"
+
+    def is_stuck(self) -> bool:
+        """Whether no worker has a batch of ours, though there are workers."""
+        processing = patiently(self._client.processing, 5.0)
+        if not processing:
+            return False
+        return not any(self._settings.group in str(k) for keys in processing.values() for k in keys)
+
+
+def patiently(function: Callable[[], T], patience: float) -> T | None:
+    """Return what a function returns; None if it raises, or takes longer than `patience`."""
+    returned: list[T] = []
+
+    def call() -> None:
+        with contextlib.suppress(Exception):
+            returned.append(function())
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return returned[0] if returned else None
 
 
 def _deliver(package: Package) -> Package:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskspace.errors import DirectoryError
-from daskspace.execution import plain
+from daskspace.errors import DirectoryError, SpecError, did_you_mean
+from daskspace.execution.identity import Identity
+from daskspace.execution.past import AGAIN
 from daskspace.results.directory import ResultDirectory
 from daskspace.results.table import Table
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from daskspace.execution.travel import Shared
+
+Resume = bool | str | Iterable[str]
 
 
 class Process:
@@ -34,15 +37,15 @@ class Process:
         The name or path of its data set.
     run : int, optional
         Its run, from 0.
-    attempt_name : str, optional
-        The name of its log and private directory, unique in the operation; by default made from
-        its position.
+    key : str or int, optional
+        What tells it from the others when the operation is resumed, unique in the operation; by
+        default its position.
     """
 
     parameters: Mapping[str, Any] = {}
     data: str | None = None
     run: int | None = None
-    attempt_name: str | None = None
+    key: str | int | None = None
 
     def __call__(self) -> Any:
         """Do the work and return its metrics."""
@@ -70,6 +73,9 @@ class Operation:
     number_processes : int, optional
         How many there are, as an estimate; None when unknown. By default the length of
         `processes`, where it has one.
+    resume : bool, str or sequence of str
+        Whether `result_directory` may hold an earlier run of this operation, which then goes on:
+        what is done is not run again. States such as ``failed`` say what else is to be run again.
 
     Attributes
     ----------
@@ -84,6 +90,7 @@ class Operation:
     parameters: Sequence[str] = ()
     backend: str | None = None
     automatic_directory: str | None = None
+    identity = Identity()
 
     def __init__(
         self,
@@ -92,6 +99,7 @@ class Operation:
         *,
         name: str = "operation",
         number_processes: int | None = None,
+        resume: Resume = False,
     ) -> None:
         self.processes = processes
         self.name = _checked_name(name)
@@ -99,6 +107,7 @@ class Operation:
         if number_processes is None and isinstance(processes, Sized):
             number_processes = len(processes)
         self.number_processes = number_processes
+        self.resume = checked_resume(resume)
 
     def consolidate(self) -> None:
         """Merge the results of the processes; called once all have ended, after the table.
@@ -148,14 +157,16 @@ class Operation:
         return f"<p>{self!r} in {self.result_directory}</p>{self.table().head(20).to_html()}"
 
 
-def readable_name(values: Mapping[str, Any], length: int = 80) -> str:
-    """Return ``key=value`` pairs as the begin of a file name: safe, short, never hidden."""
-    pairs = (
-        f"{key}={value if isinstance(value, str) else plain.dumps(value)}"
-        for key, value in values.items()
-    )
-    text = "_".join(re.sub(r"[^A-Za-z0-9.=+-]+", "-", pair).strip("-") for pair in pairs)
-    return text[:length].strip("-._") or "process"
+def checked_resume(resume: Resume) -> bool | tuple[str, ...]:
+    """Return whether to resume, and in which states processes are run again."""
+    if isinstance(resume, bool):
+        return resume
+    states = (resume,) if isinstance(resume, str) else tuple(resume)
+    for state in states:
+        if state not in AGAIN:
+            near = did_you_mean(str(state), AGAIN)
+            raise SpecError(f"resume: {state!r} is none of {', '.join(AGAIN)}{near}")
+    return states or True
 
 
 def _checked_name(name: str) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from daskspace.errors import SpecError, did_you_mean
+from daskspace.execution import plain
 from daskspace.execution.attempt import current_attempt
-from daskspace.operations.base import Operation
+from daskspace.operations.base import Operation, Resume
 from daskspace.operations.data_sets import DataSet, as_data_sets
 from daskspace.operations.parameters import ParameterSpace
 from daskspace.operations.parametric import ParameterOperation, ParameterProcess, check_names
@@ -78,13 +79,15 @@ class FunctionOperation(ParameterOperation):
         result_directory: str | Path | None = None,
         name: str | None = None,
         hidden: Iterable[str] = (),
+        resume: Resume = False,
     ) -> None:
         check_names(space.names)
         data_sets = as_data_sets(data)
         injected = _injected(function, space.names, has_data=data is not None)
         recipe = Recipe(function, injected, data_sets, frozenset(hidden))
         self.function = function
-        super().__init__(recipe, space, runs, name or _function_name(function), result_directory)
+        name = name or _function_name(function)
+        super().__init__(recipe, space, runs, name, result_directory, resume)
 
     def _can_be_loaded(self) -> bool:
         function = self.function
@@ -95,6 +98,15 @@ class FunctionOperation(ParameterOperation):
     def describe(self) -> dict[str, Any]:
         """Return the operation as a specification."""
         return {**super().describe(), "function": reference(self.function)}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return marks of the function and the data sets, which differ when they have changed."""
+        try:
+            source = inspect.getsource(inspect.unwrap(self.function))
+        except (OSError, TypeError, ValueError):
+            return super().fingerprints()
+        mark = plain.digest(source).hex()[:16]
+        return {f"function {reference(self.function)}": mark, **super().fingerprints()}
 
 
 def operation(
@@ -109,6 +121,7 @@ def operation(
     *,
     name: str | None = None,
     number_processes: int | None = None,
+    resume: Resume = False,
 ) -> Operation:
     """Describe an operation; nothing is started, and nothing is written.
 
@@ -143,6 +156,10 @@ def operation(
         By default the function's name.
     number_processes : int, optional
         How many callables there are, when known.
+    resume : bool, str or sequence of str
+        Whether `result_directory` may hold an earlier run of this operation, which then goes on:
+        what is done is not run again. ``failed``, ``crashed``, ``timeout`` and ``lost`` say which
+        processes beside those that have not ended are run again.
 
     Returns
     -------
@@ -158,7 +175,7 @@ def operation(
         if number_processes is not None:
             raise SpecError("number_processes is for a list or generator of callables")
         space = ParameterSpace(grid, settings, zip, constraints)
-        return FunctionOperation(function, space, data, runs, result_directory, name)
+        return FunctionOperation(function, space, data, runs, result_directory, name, resume=resume)
     given = {
         "grid": grid,
         "settings": settings,
@@ -178,6 +195,7 @@ def operation(
         result_directory,
         name=name or "operation",
         number_processes=number_processes,
+        resume=resume,
     )
 
 

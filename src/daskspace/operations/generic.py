@@ -18,6 +18,7 @@ import yaml
 from daskspace.errors import SpecError, did_you_mean
 from daskspace.execution import plain
 from daskspace.execution.attempt import current_attempt
+from daskspace.operations.base import Resume
 from daskspace.operations.data_sets import DataSet
 from daskspace.operations.parameters import ParameterSpace
 from daskspace.operations.parametric import ParameterOperation, ParameterProcess
@@ -82,18 +83,24 @@ class GenericOperation(ParameterOperation):
         result_directory: str | Path | None = None,
         name: str | None = None,
         hidden: Sequence[str] = (),
+        resume: Resume = False,
     ) -> None:
         _check_script(script)
         _check_template(template, space.names)
         recipe = Script(str(script), template, data_sets, frozenset(hidden))
         self.script = recipe
-        super().__init__(recipe, space, runs, name or script.stem, result_directory)
+        super().__init__(recipe, space, runs, name or script.stem, result_directory, resume)
 
     def consolidate(self) -> None:
         """Call the script's ``consolidate``, if it has one."""
         consolidate = getattr(load_script(self.script.path), "consolidate", None)
         if consolidate is not None:
             consolidate(self.result_directory, parse_yaml(_without_braces(self.script.template)))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return marks of the script and the data sets, which differ when they have changed."""
+        mark = plain.digest(Path(self.script.path).read_text(encoding="utf-8")).hex()[:16]
+        return {f"script {self.script.path}": mark, **super().fingerprints()}
 
     def describe(self) -> dict[str, Any]:
         """Return the operation as a specification."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,9 @@ from typing import Any
 
 from daskspace.errors import SpecError
 from daskspace.execution import plain
+from daskspace.execution.identity import Identity, digest
 from daskspace.execution.travel import Shared
-from daskspace.operations.base import Operation, Process, readable_name
+from daskspace.operations.base import Operation, Process, Resume
 from daskspace.operations.data_sets import DataSet, is_path
 from daskspace.operations.parameters import ParameterSpace
 from daskspace.results.table import OWN_COLUMNS
@@ -38,16 +40,7 @@ class ParameterProcess(Process):
     @property
     def seed(self) -> int:
         """A number from 0 to 2**32 - 1 that depends on parameters, data set and run alone."""
-        return int.from_bytes(self._digest()[:4], "big")
-
-    @property
-    def attempt_name(self) -> str:  # type: ignore[override]
-        """A readable name with a hash, the same on every backend."""
-        hidden = self._recipe.value.hidden
-        shown = {name: value for name, value in self._identity()[0].items() if name not in hidden}
-        if self.data is not None:
-            shown["data"] = Path(self.data).name
-        return f"{readable_name({**shown, 'run': self.run})}-{self._digest().hex()[:16]}"
+        return int.from_bytes(digest(plain.plain(self.parameters), self.data, self.run)[:4], "big")
 
     def own_parameters(self) -> dict[str, Any]:
         """Return the parameters for the user's code, which may change them."""
@@ -55,12 +48,6 @@ class ParameterProcess(Process):
             name: value if isinstance(value, _UNCHANGING) else copy.deepcopy(value)
             for name, value in self.parameters.items()
         }
-
-    def _identity(self) -> tuple[dict[str, Any], str | None, int | None]:
-        return plain.plain(self.parameters), self.data, self.run
-
-    def _digest(self) -> bytes:
-        return plain.digest(self._identity())
 
 
 class ParameterOperation(Operation):
@@ -79,6 +66,7 @@ class ParameterOperation(Operation):
         runs: int,
         name: str,
         result_directory: str | Path | None,
+        resume: Resume = False,
     ) -> None:
         check_names(space.names)
         self.space = space
@@ -87,7 +75,8 @@ class ParameterOperation(Operation):
         self._recipe = Shared(recipe)
         self.shared = (self._recipe,)
         self.parameters = space.names
-        super().__init__(_Processes(self), result_directory, name=name)
+        self.identity = Identity(by_parameters=True, hidden=tuple(sorted(recipe.hidden)))
+        super().__init__(_Processes(self), result_directory, name=name, resume=resume)
         _check_conflicts(self)
         _check_tellable(space)
         space.check_satisfiable()
@@ -101,6 +90,15 @@ class ParameterOperation(Operation):
             for parameters in self.space:
                 for run in range(self.runs):
                     yield self.process_class(self._recipe, parameters, data_set, run)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return marks of the data sets, which differ when they have changed."""
+        marks = {
+            f"data set {label}": _fingerprint(value)
+            for label, value in self.data_sets
+            if label is not None
+        }
+        return {name: mark for name, mark in marks.items() if mark is not None}
 
     def _can_be_loaded(self) -> bool:
         """Return whether `describe` tells all that there is to know."""
@@ -141,6 +139,17 @@ def _json_or_none(value: Any) -> str | None:
     try:
         return plain.dumps(value)
     except (TypeError, ValueError):
+        return None
+
+
+def _fingerprint(value: Any) -> str | None:
+    """Return a mark of a file, an array or bytes; None for what would have to be pickled first."""
+    try:
+        if isinstance(value, str | os.PathLike):
+            stat = os.stat(value)
+            return f"{stat.st_size}-{stat.st_mtime_ns}"
+        return hashlib.sha256(memoryview(value).cast("B")).hexdigest()[:16]
+    except (OSError, TypeError, ValueError):
         return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from daskspace.errors import SpecError, did_you_mean
-from daskspace.operations.base import Operation
+from daskspace.operations.base import Operation, Resume
 from daskspace.operations.data_sets import DataSet, as_data_sets
 from daskspace.operations.function import FunctionOperation
 from daskspace.operations.generic import GenericOperation
@@ -42,7 +42,9 @@ _KINDS: dict[str, dict[str, _Kinds]] = {
 _TYPE_NAMES = {str: "a text", list: "a list", dict: "a mapping", int: "a whole number"}
 
 
-def load_operation(path: str | Path, result_directory: str | Path | None = None) -> Operation:
+def load_operation(
+    path: str | Path, result_directory: str | Path | None = None, *, resume: Resume = False
+) -> Operation:
     """Read an operation from a YAML file; nothing is started, and nothing is written.
 
     Paths in the file are relative to the file, or to its ``base_directory``. That directory, the
@@ -54,6 +56,8 @@ def load_operation(path: str | Path, result_directory: str | Path | None = None)
         The YAML file; docs/operations.md lists its keys.
     result_directory : path, optional
         By default a new ``<name>-<timestamp>`` in the working directory.
+    resume : bool, str or sequence of str
+        As for `operation`.
 
     Returns
     -------
@@ -81,6 +85,7 @@ def load_operation(path: str | Path, result_directory: str | Path | None = None)
         "result_directory": result_directory,
         "name": spec.get("name", Path(path).stem),
         "hidden": [str(name) for name in spec.get("hide_parameters", ())],
+        "resume": resume,
     }
     _check_hidden(file, common["hidden"], space.names)
     operation: FunctionOperation | GenericOperation

@@ -14,6 +14,7 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from daskspace.errors import SpecError
+from daskspace.results.directory import replace_text
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -108,17 +109,16 @@ def parse_yaml(text: str) -> Any:
 
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a mapping of plain values, so that `read_yaml` reads the same again."""
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(
-            dict(values),
-            file,
-            _Dumper,
-            sort_keys=False,
-            allow_unicode=True,
-            default_flow_style=None,
-            width=100,
-        )
+    """Write a mapping of plain values, all or nothing, so that `read_yaml` reads it again."""
+    text = yaml.dump(
+        dict(values),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=100,
+    )
+    replace_text(path, text)
 
 
 def _error(path: Path, line: int, message: str) -> SpecError:

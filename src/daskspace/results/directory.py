@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from pathlib import Path
 
 from daskspace.errors import DirectoryError
@@ -20,6 +21,8 @@ class ResultDirectory:
     ``table.csv``           one row per process (``table.parquet`` too, where pyarrow is there)
     ``logs/``               what each process printed and logged, if it did
     ``processes/``          the private directories of processes that asked for one
+    ``journal.lock``        held by whoever writes the journal
+    ``.attempts/``          what is being worked on; gone when nothing runs
     ======================  =================================================================
     """
 
@@ -31,11 +34,16 @@ class ResultDirectory:
         self.log = self.path / "operation.log"
         self.table = self.path / "table.csv"
         self.parquet = self.path / "table.parquet"
+        self.lock = self.path / "journal.lock"
 
     @property
     def own_files(self) -> tuple[Path, ...]:
         """The files that every operation has from its begin."""
-        return self.journal, self.operation, self.environment, self.log
+        return self.journal, self.operation, self.environment, self.log, self.lock
+
+    def environment_of(self, session: int) -> Path:
+        """Return the file that tells with what a session ran."""
+        return self.environment if session == 1 else self.path / f"environment.{session}.json"
 
     @property
     def holds_operation(self) -> bool:
@@ -43,7 +51,9 @@ class ResultDirectory:
         return self.journal.exists()
 
 
-def reserve(path: str | Path | None, name: str) -> tuple[ResultDirectory, bool]:
+def reserve(
+    path: str | Path | None, name: str, resume: bool = False
+) -> tuple[ResultDirectory, bool]:
     """Return a result directory that no other operation has, and whether it was made now.
 
     Parameters
@@ -52,6 +62,8 @@ def reserve(path: str | Path | None, name: str) -> tuple[ResultDirectory, bool]:
         The directory that was asked for; None for ``<name>-<timestamp>`` in the working directory.
     name : str
         The operation's name.
+    resume : bool
+        Whether `path` may hold an operation, which is then to be resumed.
 
     Raises
     ------
@@ -59,7 +71,11 @@ def reserve(path: str | Path | None, name: str) -> tuple[ResultDirectory, bool]:
         `path` holds an operation, is no directory, or cannot be made.
     """
     try:
-        return _reserve_given(Path(path)) if path is not None else (_reserve_new(name), True)
+        if path is None:
+            if resume:
+                raise DirectoryError("resume needs the result directory of the operation")
+            return _reserve_new(name), True
+        return _reserve_given(Path(path), resume)
     except (OSError, ValueError) as error:
         raise unusable(path or "in the working directory", error) from error
 
@@ -70,14 +86,14 @@ def unusable(path: str | Path, error: OSError | ValueError) -> DirectoryError:
     return DirectoryError(f"the result directory {path} cannot be used: {why}")
 
 
-def _reserve_given(path: Path) -> tuple[ResultDirectory, bool]:
+def _reserve_given(path: Path, resume: bool) -> tuple[ResultDirectory, bool]:
     directory = ResultDirectory(path)
-    if directory.holds_operation:
+    if directory.holds_operation and not resume:
         raise DirectoryError(
-            f"{path} already holds an operation: give another directory, or remove this one"
+            f"{path} already holds an operation: resume it, or give another directory"
         )
     for file in directory.own_files:
-        if file.exists():
+        if file.exists() and not resume:
             raise DirectoryError(
                 f"{path} holds a file {file.name}, which would be overwritten: give another"
                 " directory"
@@ -117,6 +133,16 @@ def opened(path: str | Path) -> ResultDirectory:
         what = "holds no operation" if directory.path.is_dir() else "is no directory"
         raise DirectoryError(f"{path} {what}: give the directory that a run printed at its end")
     return directory
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def unreserve(directory: ResultDirectory, made: bool) -> None:

@@ -9,11 +9,11 @@ import importlib.util
 import json
 import os
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from daskspace.errors import DirectoryError
 from daskspace.execution import plain
 from daskspace.execution.journal import read_journal
 from daskspace.execution.outcome import Outcome
@@ -35,6 +35,9 @@ OWN_COLUMNS = (
 )
 """The columns that are ours; parameters and metrics stand between ``run`` and ``start``."""
 
+WAITING = "waiting"
+"""The state of a process that is to be run again."""
+
 _MISSING = -1
 _ROWS_AT_ONCE = 10_000
 
@@ -42,7 +45,10 @@ _ROWS_AT_ONCE = 10_000
 class Table:
     """The rows of an operation, read from its journal.
 
-    Memory grows by 8 bytes a process; the rows themselves are streamed.
+    The first outcome of a process counts. One of a later session takes its place, and one that
+    is ``waiting`` gives its place to any later one.
+
+    Memory grows by 12 bytes a process; the rows themselves are streamed.
 
     Parameters
     ----------
@@ -55,7 +61,13 @@ class Table:
         ``process``, the parameters, ``data``, ``run``, ``state``, the metrics, and the rest of
         `OWN_COLUMNS`. A metric named like another column appears as ``metric.<name>``.
     counts : dict of str to int
-        How many processes ended in which state.
+        How many processes are in which state.
+    header : dict
+        The header of the last session.
+    end : dict or None
+        The end of the last session, None while it has none.
+    sessions : int
+        How many sessions have begun.
 
     Raises
     ------
@@ -66,25 +78,29 @@ class Table:
     def __init__(self, journal: Path) -> None:
         self._journal = journal
         self._offsets = array("q")
+        self._marks = array("I")  # for each process, where in `_marked` its session and state are
+        self._marked: list[tuple[int, str]] = []
+        self._mark_of: dict[str, int] = {}
+        self.sessions = 0
         self.header: dict[str, Any] = {}
         self.end: dict[str, Any] | None = None
         self.counts: dict[str, int] = {}
+        declared: dict[str, None] = {}
         parameters: dict[str, tuple[int, int]] = {}
         metrics: dict[str, tuple[int, int]] = {}
-        self._types: dict[tuple[str, str], set[type]] = {}
+        self._types: dict[str, defaultdict[str, set[type]]] = {
+            "parameters": defaultdict(set),
+            "metrics": defaultdict(set),
+        }
         for offset, entry in read_journal(journal):
             if "state" in entry and "process" in entry:
                 self._note(offset, entry, parameters, metrics)
             elif "journal" in entry:
-                self.header = entry
+                self._begin_session(entry)
+                declared.update(dict.fromkeys(map(str, entry.get("parameters", ()))))
             elif "end" in entry:
                 self.end = entry["end"]
-        if not self.header:
-            raise DirectoryError(
-                f"{journal} has no header: its writer was killed, or the disk full"
-            )
-        declared = [str(name) for name in self.header.get("parameters", ())]
-        self._parameters = declared + sorted(
+        self._parameters = list(declared) + sorted(
             (name for name in parameters if name not in declared), key=parameters.__getitem__
         )
         self._metrics = _metric_columns(
@@ -100,6 +116,19 @@ class Table:
             *OWN_COLUMNS[4:],
         ]
 
+    @property
+    def fresh(self) -> int:
+        """How many processes have ended in the last session."""
+        fresh = [session == self.sessions and state != WAITING for session, state in self._marked]
+        noted = zip(self._offsets, self._marks, strict=True)
+        return sum(offset != _MISSING and fresh[mark] for offset, mark in noted)
+
+    def _begin_session(self, header: dict[str, Any]) -> None:
+        self.sessions += 1
+        self.header = header
+        self.end = None
+        self._mark_of.clear()
+
     def _note(
         self,
         offset: int,
@@ -110,17 +139,37 @@ class Table:
         process = entry["process"]
         while len(self._offsets) <= process:
             self._offsets.append(_MISSING)
-        if self._offsets[process] != _MISSING:
-            return  # the first outcome of a process is the one that counts
+            self._marks.append(0)
+        if self._offsets[process] != _MISSING and not self._give_up(process):
+            return
+        state = entry["state"]
         self._offsets[process] = offset
-        self.counts[entry["state"]] = self.counts.get(entry["state"], 0) + 1
+        self._marks[process] = self._mark(state)
+        self.counts[state] = self.counts.get(state, 0) + 1
         for kind, seen in (("parameters", parameters), ("metrics", metrics)):
+            types = self._types[kind]
             for position, (name, value) in enumerate(entry.get(kind, {}).items()):
                 place = (process, position)
-                if place < seen.get(name, (process + 1, 0)):
+                if name not in seen or place < seen[name]:
                     seen[name] = place
                 if value is not None:
-                    self._types.setdefault((kind, name), set()).add(_type_of(value))
+                    types[name].add(_type_of(value))
+
+    def _give_up(self, process: int) -> bool:
+        """Take back the outcome of a process, if it is one that gives its place to another."""
+        session, state = self._marked[self._marks[process]]
+        if session == self.sessions and state != WAITING:
+            return False
+        self.counts[state] -= 1
+        if not self.counts[state]:
+            del self.counts[state]
+        return True
+
+    def _mark(self, state: str) -> int:
+        if state not in self._mark_of:
+            self._mark_of[state] = len(self._marked)
+            self._marked.append((self.sessions, state))
+        return self._mark_of[state]
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -190,10 +239,10 @@ class Table:
         if column == "start":
             return "time"
         if column in self._parameters:
-            types = self._types.get(("parameters", column), set())
+            types = self._types["parameters"].get(column, set())
         elif column in self._metrics.values():
             metric = next(name for name, label in self._metrics.items() if label == column)
-            types = self._types.get(("metrics", metric), set())
+            types = self._types["metrics"].get(metric, set())
         else:
             return known.get(column, "text")
         if types == {bool}:

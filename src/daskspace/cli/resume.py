@@ -1,0 +1,77 @@
+"""``daskspace resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daskspace.cli.run import (
+    backend_options,
+    carry_out,
+    choose_backend,
+    limit_options,
+    output_options,
+)
+
+if TYPE_CHECKING:
+    from daskspace.results.directory import ResultDirectory
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@backend_options
+@click.option("--failed", is_flag=True, help="Run again what failed.")
+@click.option("--crashed", is_flag=True, help="Run again what crashed.")
+@click.option("--lost", is_flag=True, help="Run again what was lost.")
+@click.option("--timeout", is_flag=True, help="Run again what ran too long.")
+@click.option(
+    "--operation-timeout", type=float, metavar="SECONDS", help="Stop the operation after this."
+)
+@limit_options
+@output_options
+def resume(
+    directory: Path,
+    backend: str | None,
+    options: dict[str, Any],
+    serial: bool,
+    mcore: bool,
+    operation_timeout: float | None,
+    as_json: bool,
+    quiet: bool,
+    **again: bool,
+) -> None:
+    """Go on with the operation in DIRECTORY, on any backend.
+
+    What is done is not run again. By default the backend is the one that was used last.
+    """
+    from daskspace.errors import DirectoryError, SpecError
+    from daskspace.operations.spec import load_operation
+    from daskspace.results.directory import ResultDirectory
+
+    chosen = choose_backend(backend, serial, mcore)
+    results = ResultDirectory(directory)
+    if not results.operation.exists():
+        raise DirectoryError(f"{directory} holds no operation: there is no {results.operation}")
+    states = [state for state, wanted in again.items() if wanted]
+    try:
+        operation = load_operation(results.operation, directory, resume=states or True)
+    except SpecError as error:
+        raise SpecError(
+            f"{error}; or resume it from the program that made it, with"
+            f" result_directory={str(directory)!r} and resume=True"
+        ) from error
+    last = chosen or operation.backend or _last_backend(results)
+    carry_out(operation, last, options, operation_timeout, as_json, quiet)
+
+
+def _last_backend(results: ResultDirectory) -> str | None:
+    """Return the name of the backend of the last session, if it has one."""
+    from daskspace.backends import BACKENDS
+    from daskspace.execution.journal import read_journal
+
+    last = None
+    if results.holds_operation:
+        last = next((entry.get("backend") for _, entry in read_journal(results.journal)), None)
+    return next((n for n, place in BACKENDS.items() if place.endswith(f":{last}")), None)

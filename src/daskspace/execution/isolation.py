@@ -1,0 +1,327 @@
+"""User code runs in a child of a host, a program beside this interpreter that limits it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import daskspace
+from daskspace.execution.attempt import Settings, interrupt, load_batch, run_attempts
+from daskspace.execution.capture import capturing
+from daskspace.execution.outcome import describe_error
+from daskspace.execution.tape import Recording, Tape, read_tape
+from daskspace.execution.travel import Batch, Package, Parcel, is_client
+
+_HEADER = struct.Struct("!cQ")
+_MARK = "DASKSPACE_HOST"
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[2]); from daskspace.execution.host import main; main()"
+)
+_CLOSE_S = 10.0
+_THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_GROUPS_KEPT = 100
+
+Tell = Callable[[Mapping[str, Any]], object]
+
+
+class HostLost(Exception):
+    """The host ended, or was killed, before it answered."""
+
+
+class Host:
+    """A program beside this one that keeps the child in which user code runs.
+
+    It ends, and with it everything that user code has started, when this interpreter does,
+    however that happens.
+
+    Attributes
+    ----------
+    number : int
+        Which of its batches it runs, or ran last.
+    """
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._mark = uuid.uuid4().hex
+        self._package: str | None = None
+        self._sending = threading.Lock()
+        self.number = 0
+        root = str(Path(daskspace.__file__).parent.parent)
+        limits = {name: os.environ.get(name, "1") for name in _THREAD_LIMITS}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), root],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **limits, _MARK: self._mark},
+            )
+
+    def run(
+        self, settings: Settings, package: Package | None, parcel: Parcel, tape: Path, tell: Tell
+    ) -> dict[str, Any]:
+        """Run a batch, and return how it ended.
+
+        Raises
+        ------
+        HostLost
+            The host is gone; the tape tells how far it came.
+        """
+        head = {
+            "number": self.number,
+            "group": settings.group,
+            "directory": settings.directory,
+            "tape": str(tape),
+            "count": parcel.count,
+            "by_parameters": settings.identity.by_parameters,
+            "hidden": settings.identity.hidden,
+            "fresh": settings.isolation == "fresh",
+            "timeout": settings.process_timeout,
+            "memory": settings.process_memory,
+            "budget": settings.budget,
+        }
+        try:
+            if package is not None and package.key != self._package:
+                self._send_package(package)
+            body = pickle.dumps((settings, sys.path, parcel.content))
+            self._send(b"J", json.dumps(head).encode() + b"\n" + body)
+            while True:
+                answer: dict[str, Any] = json.loads(self._receive())
+                if "ended" in answer:
+                    return answer
+                tell(answer)
+        except (OSError, EOFError) as error:
+            self.close()
+            raise HostLost(self._epitaph()) from error
+
+    def stop(self) -> None:
+        """Stop what it runs just now, from any thread."""
+        with contextlib.suppress(OSError):
+            self._send(b"S", json.dumps({"number": self.number}).encode())
+
+    def close(self) -> None:
+        """End it, and everything that runs under it; harmless when repeated."""
+        self._socket.close()
+        try:
+            self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_CLOSE_S)
+        if self._process.returncode != 0:
+            _kill_marked(self._mark)
+
+    def _epitaph(self) -> str:
+        code = self._process.poll()
+        how = f"by {signal.Signals(-code).name}" if code and code < 0 else f"with exit code {code}"
+        return f"the host of its interpreter ended {how}"
+
+    def _send_package(self, package: Package) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(package.content)
+            file.flush()
+            with self._sending:
+                head = _HEADER.pack(b"P", len(package.key))
+                socket.send_fds(self._socket, [head], [file.fileno()])
+                self._socket.sendall(package.key.encode())
+        self._package = package.key
+
+    def _send(self, kind: bytes, content: bytes) -> None:
+        with self._sending:
+            self._socket.sendall(_HEADER.pack(kind, len(content)) + content)
+
+    def _receive(self) -> bytes:
+        _, size = _HEADER.unpack(receive_exactly(self._socket, _HEADER.size))
+        return receive_exactly(self._socket, size)
+
+
+def receive_exactly(connection: socket.socket, size: int) -> bytes:
+    """Return `size` bytes; raises EOFError when the other side is gone before."""
+    parts = bytearray()
+    while len(parts) < size:
+        part = connection.recv(min(size - len(parts), 1 << 20))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what a host left behind when it was killed itself."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+                process.kill()
+
+
+_lock = threading.Lock()
+_idle: list[Host] = []
+_running: defaultdict[str, set[Host]] = defaultdict(set)
+_stopped: OrderedDict[str, None] = OrderedDict()
+
+
+def stop(group: str, running: bool) -> None:
+    """Begin no more batches of an operation in this interpreter.
+
+    Parameters
+    ----------
+    group : str
+        The name of the operation on the cluster.
+    running : bool
+        Whether what runs is stopped as well; where it runs in place, that cannot be done.
+    """
+    with _lock:
+        _stopped[group] = None
+        while len(_stopped) > _GROUPS_KEPT:
+            _stopped.popitem(last=False)
+        hosts = list(_running[group]) if running else []
+    for host in hosts:
+        host.stop()
+
+
+def close_idle_hosts() -> None:
+    """End the hosts of this interpreter that run nothing."""
+    with _lock:
+        hosts, _idle[:] = list(_idle), []
+    for host in hosts:
+        host.close()
+
+
+def carry_out(
+    settings: Settings,
+    package: Package | None,
+    batch: Batch | Parcel,
+    tape_path: Path | None = None,
+    tell: Tell = lambda message: None,
+) -> dict[str, Any]:
+    """Run a batch where its operation wants it, and never raise.
+
+    A batch whose tape exists has been begun before, by a worker that was lost since; it is not
+    run again, and what is on the tape is returned.
+
+    Parameters
+    ----------
+    settings : Settings
+        What its processes have in common.
+    package : Package, optional
+        The values that they share, when they travelled.
+    batch : sequence of (int, process), or Parcel
+        The processes with their positions; in a parcel, when they travelled.
+    tape_path : Path, optional
+        Where its tape is; by default it is kept in memory.
+    tell : callable
+        Gets mappings that are of interest while it runs.
+
+    Returns
+    -------
+    dict
+        Plain data: ``receipts`` (a str, one line of JSON per process that has ended), ``states``
+        (how many outcomes in which state), ``troubles`` (the receipts that are not ``done``),
+        ``busy`` (seconds), ``begun`` (the process that began and did not end, since its host was
+        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was); or only
+        ``unreadable`` (the fields of an outcome), when the batch could not be loaded.
+    """
+    if settings.group in _stopped:
+        return _returned(Recording())
+    try:
+        tape = Tape(tape_path, new=True)
+    except FileExistsError:
+        assert tape_path is not None  # noqa: S101 - for mypy
+        return _returned(read_tape(tape_path), lost="the worker that had begun it was lost")
+    except OSError as error:
+        return _returned(Recording(), lost=f"its tape cannot be written: {error}", opened=False)
+    began = time.perf_counter()
+    extra: dict[str, Any] = {}
+    try:
+        if settings.isolation == "none":
+            extra = _in_place(settings, package, batch, tape, tell)
+        elif isinstance(batch, Parcel) and tape_path is not None:
+            extra = _in_host(settings, package, batch, tape_path, tell)
+        if "unreadable" in extra:
+            return extra
+        if "lost" not in extra:
+            tape.complete()
+        return _returned(tape.recording(), busy=time.perf_counter() - began, **extra)
+    except OSError as error:
+        return _returned(Recording(), lost=f"its tape cannot be used: {error}", opened=False)
+    finally:
+        tape.close()
+
+
+def _returned(recording: Recording, **more: Any) -> dict[str, Any]:
+    if recording.complete:
+        more.pop("lost", None)
+    return {
+        "receipts": "\n".join(recording.receipts),
+        "states": dict(recording.states),
+        "troubles": recording.troubles,
+        "begun": recording.begun,
+        "busy": 0.0,
+        "opened": True,
+        **more,
+    }
+
+
+def _in_place(
+    settings: Settings, package: Package | None, batch: Batch | Parcel, tape: Tape, tell: Tell
+) -> dict[str, Any]:
+    interrupt.received = False
+    alone = package is not None and not is_client()
+    try:
+        content = batch.content if isinstance(batch, Parcel) else batch
+        processes = load_batch(settings, package, content)
+    except BaseException as error:
+        return {"unreadable": describe_error(error)}
+    with capturing(settings.echo, spool=alone, tell=lambda text: tell({"log": text})):
+        run_attempts(settings, processes, tape, time.monotonic() + settings.budget)
+    return {}
+
+
+def _in_host(
+    settings: Settings, package: Package | None, parcel: Parcel, tape_path: Path, tell: Tell
+) -> dict[str, Any]:
+    with _lock:
+        host = _idle.pop() if _idle else None
+    try:
+        host = host or Host()
+    except OSError as error:
+        return {"lost": f"its host could not be started: {error}", "opened": False}
+    with _lock:
+        host.number += 1
+        _running[settings.group].add(host)
+        stopped = settings.group in _stopped
+    try:
+        answer = {} if stopped else host.run(settings, package, parcel, tape_path, tell)
+    except HostLost as error:
+        return {"lost": str(error)}
+    finally:
+        with _lock:
+            _running[settings.group].discard(host)
+            if not _running[settings.group]:
+                del _running[settings.group]
+    with _lock:
+        _idle.append(host)
+    answer.pop("ended", None)
+    return answer
