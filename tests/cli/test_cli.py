@@ -543,11 +543,12 @@ def test_rerun_of_a_process_that_succeeded_prints_its_metrics(finished):
     assert ended.stdout == 'inverting 2\n{"y":0.5}\n'
 
 
-def test_rerun_refuses_a_process_that_is_not_what_it_was(place):
+def test_rerun_finds_a_process_that_has_moved_and_refuses_one_that_is_gone(place):
     place.run("run", place.spec("square"), "-o", "out")
     described = place.path / "out" / "operation.yaml"
     described.write_text(described.read_text().replace("range(0, 3)", "range(1, 4)"))
-    assert_refused(place.run("rerun", "out", "1"), "process 1 is not what it was")
+    assert "x=1" in place.run("rerun", "out", "1").stderr
+    assert_refused(place.run("rerun", "out", "0"), "process 0 is no longer part")
 
 
 def test_rerun_refuses_when_a_data_set_is_gone(place):

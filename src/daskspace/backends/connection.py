@@ -44,6 +44,8 @@ class Connection:
         Returns a Dask cluster, a connected client, or an executor.
     resources : ExitStack
         What `close` closes, last entered first.
+    isolates : bool
+        Whether user code runs in children of the workers.
 
     Raises
     ------
@@ -66,8 +68,10 @@ class Connection:
         self,
         open_cluster: Callable[[], Cluster | Client | Executor],
         resources: contextlib.ExitStack,
+        isolates: bool,
     ) -> None:
         self._resources = resources
+        self._isolates = isolates
         self.client: Client | None = None
         self.cluster: Cluster | None = None
         self.workers = 0
@@ -108,6 +112,7 @@ class Connection:
     def _connect(self, opened: Cluster | Client) -> Executor:
         from distributed import Client
 
+        from daskspace.backends.worker import Hosts
         from daskspace.clusters.interrupts import IgnoreInterrupts
 
         if isinstance(opened, Client):
@@ -118,6 +123,8 @@ class Connection:
             self.client = Client(opened, set_as_default=False)
             self._resources.callback(self.client.close)
         self.client.register_plugin(IgnoreInterrupts())
+        if self._isolates:
+            self.client.register_plugin(Hosts())
         return self.client.get_executor(pure=False)
 
     def __str__(self) -> str:

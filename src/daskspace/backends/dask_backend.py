@@ -89,6 +89,7 @@ class DaskBackend(Backend):
         self._stage: Stage | None = None
         super().__init__()
         self._run_options = take_options(options, self.default_isolation)
+        self._isolates = self._run_options.isolation != "none"
         self.options = options
         self._check_options()
 
@@ -302,7 +303,7 @@ class DaskBackend(Backend):
         if self._connection is not None and not self._connection.is_alive:
             self._disconnect()
         if self._connection is None:
-            self._connection = Connection(self._open_cluster, self._resources)
+            self._connection = Connection(self._open_cluster, self._resources, self._isolates)
             undo.callback(self._disconnect)
             _connected.add(self)
             _register_close()
@@ -311,7 +312,7 @@ class DaskBackend(Backend):
     def _reconnect(self) -> Connection:
         """Open the cluster anew after it was lost."""
         self._disconnect()
-        self._connection = Connection(self._open_cluster, self._resources)
+        self._connection = Connection(self._open_cluster, self._resources, self._isolates)
         return self._connection
 
     def _disconnect(self) -> None:

@@ -1,15 +1,16 @@
-"""`run_batch`: the only function of ours that Dask runs as a task for each batch."""
+"""`run_batch`: the only function of ours that Dask runs for each batch."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distributed import get_worker
+from distributed import Worker, WorkerPlugin, get_worker
 
 from daskspace.execution.attempt import Settings
-from daskspace.execution.isolation import carry_out
+from daskspace.execution.isolation import carry_out, close_idle_hosts, start_hosts
 from daskspace.execution.travel import Package, Parcel
 
 
@@ -21,3 +22,19 @@ def run_batch(settings: Settings, package: Package, parcel: Parcel, tape: Path) 
         worker.log_event(settings.group, {**message, "worker": worker.name})
 
     return carry_out(settings, package, parcel, tape, tell)
+
+
+class Hosts(WorkerPlugin):
+    """Has the hosts of a worker start with it, before there is a batch to wait for them."""
+
+    name = "daskspace-hosts"
+    idempotent = True
+
+    def setup(self, worker: Worker) -> None:
+        """Start one host for each thread that runs tasks, in the background."""
+        threads = worker.state.nthreads
+        threading.Thread(target=start_hosts, args=(threads,), daemon=True).start()
+
+    def teardown(self, worker: Worker) -> None:
+        """End them."""
+        close_idle_hosts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pdb
@@ -19,10 +20,12 @@ from daskspace.cli.inspect import outcome_of
 from daskspace.cli.show import console, told
 from daskspace.errors import SpecError
 from daskspace.execution import plain
+from daskspace.execution.identity import describe_process
 from daskspace.execution.origin import is_ours
 
 if TYPE_CHECKING:
     from daskspace.execution.outcome import Outcome
+    from daskspace.operations.base import Operation
 
 
 @click.command()
@@ -43,7 +46,7 @@ def rerun(directory: Path, process: int, debug: bool) -> None:
     results = opened(directory)
     outcome = outcome_of(Table(results.journal), process)
     operation = load_operation(results.operation)
-    call = _find(operation.processes, outcome)
+    call = _find(operation, outcome)
     scratch = tempfile.mkdtemp(prefix="daskspace-rerun-")
     settings = Settings(scratch, str(Path.cwd()), tuple(operation.python_path))
     console(stderr=True).print(f"{told(outcome)}, files in {scratch}", soft_wrap=True)
@@ -66,17 +69,15 @@ def rerun(directory: Path, process: int, debug: bool) -> None:
     sys.exit(DONE)
 
 
-def _find(processes: Any, outcome: Outcome) -> Any:
-    """Return the process that an outcome is of; raise when the operation is not what it was."""
-    call = next(itertools.islice(processes, outcome.process, None), None)
-    same = call is not None and (
-        plain.plain(call.parameters) == outcome.parameters
-        and (call.run or 0) == (outcome.run or 0)
-        and call.data == outcome.data
+def _find(operation: Operation, outcome: Outcome) -> Any:
+    """Return the process that an outcome is of; raise when the operation has it no more."""
+    digest = operation.identity.digest
+    wanted = digest(dataclasses.asdict(outcome))
+    there = itertools.islice(operation.processes, outcome.process, outcome.process + 1)
+    for call in itertools.chain(there, operation.processes):
+        if digest(describe_process(outcome.process, call)) == wanted:
+            return call
+    raise SpecError(
+        f"process {outcome.process} is no longer part of the operation:"
+        " its data sets, or what makes its parameters, have changed"
     )
-    if not same:
-        raise SpecError(
-            f"process {outcome.process} is not what it was when the operation ran:"
-            " its data sets, or what makes its parameters, have changed"
-        )
-    return call

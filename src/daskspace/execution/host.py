@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import faulthandler
 import json
+import linecache
 import os
 import pickle
+import re
 import resource
 import select
 import signal
@@ -30,6 +32,7 @@ from daskspace.execution.attempt import load_batch, record, run_attempts
 from daskspace.execution.capture import AttemptLog, capturing, tail_of, take_spool
 from daskspace.execution.identity import Identity
 from daskspace.execution.isolation import receive_exactly
+from daskspace.execution.origin import is_library, is_ours
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, TapeReader
 from daskspace.execution.travel import Package
@@ -411,6 +414,7 @@ def _record_end(
     if path is not None:
         outcome["log"] = f"logs/{path.name}"
         outcome["log_tail"] = tail_of(path)
+        outcome["where"] = _where(text)
     place = recording.notes.get("place")
     record(
         tape,
@@ -419,6 +423,15 @@ def _record_end(
         (Path(place[0]), Path(place[1])) if place else None,
     )
     tape.flush()
+
+
+def _where(dump: str) -> str | None:
+    """Return the user's innermost line from what Python's fault handler has written."""
+    for file, line, function in re.findall(r'File "(.+)", line (\d+) in (\S+)', dump):
+        if not (is_library(file) or is_ours(file)):
+            code = linecache.getline(file, int(line)).strip()
+            return f"{file}:{line} in {function}" + (f": {code}" if code else "")
+    return None
 
 
 def _memory_of(pid: int) -> int:

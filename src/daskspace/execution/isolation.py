@@ -201,6 +201,20 @@ def stop(group: str, running: bool) -> None:
         host.stop()
 
 
+def start_hosts(number: int) -> None:
+    """Start hosts ahead of the batches, until there are `number`."""
+    while True:
+        with _lock:
+            if len(_idle) + sum(map(len, _running.values())) >= number:
+                return
+        try:
+            host = Host()
+        except OSError:
+            return
+        with _lock:
+            _idle.append(host)
+
+
 def close_idle_hosts() -> None:
     """End the hosts of this interpreter that run nothing."""
     with _lock:

@@ -75,10 +75,7 @@ class Lock:
             if taken is not False:
                 return taken is True
             time.sleep(_BETWEEN_TRIES_S)  # it may be `holder`, who looks for a moment only
-        raise DirectoryError(
-            f"{self.path.parent} is in use by {_described(_read(self._descriptor))}: wait for its"
-            " end, or stop it"
-        )
+        raise in_use(self.path, _read(self._descriptor))
 
     def _tell(self) -> None:
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -133,7 +130,7 @@ def _read(descriptor: int) -> dict[str, Any]:
     return told if isinstance(told, dict) and {"host", "pid", "since"} <= told.keys() else {}
 
 
-def _described(told: dict[str, Any]) -> str:
-    if not told:
-        return "another process"
-    return f"process {told['pid']} on {told['host']}, since {told['since']}"
+def in_use(path: Path, told: dict[str, Any]) -> DirectoryError:
+    """Return the error that says who has a result directory."""
+    who = "process {pid} on {host}, since {since}".format(**told) if told else "another process"
+    return DirectoryError(f"{path.parent} is in use by {who}: wait for its end, or stop it")

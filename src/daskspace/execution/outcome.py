@@ -50,6 +50,8 @@ class Outcome:
         The name or path of its data set.
     run : int, optional
         Its run, from 0.
+    key : str or int, optional
+        What tells a process of a stream from the others, where it has one.
     metrics : mapping
         What it returned.
     start : float, optional
@@ -66,6 +68,8 @@ class Outcome:
         The user's line that raised it, as ``file:line in function: code``.
     traceback : str, optional
         The traceback, cut to 20,000 characters.
+    log_tail : str, optional
+        The last 2,000 characters of its log, without the traceback, if it was not done.
     log, directory : str, optional
         Its log and its private directory, relative to the result directory, if it made them.
     """
@@ -75,6 +79,7 @@ class Outcome:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     run: int | None = None
+    key: str | int | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     start: float | None = None
     duration: float | None = None
@@ -84,6 +89,7 @@ class Outcome:
     message: str | None = None
     where: str | None = None
     traceback: str | None = None
+    log_tail: str | None = None
     log: str | None = None
     directory: str | None = None
 

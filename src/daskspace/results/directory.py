@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from daskspace.errors import DirectoryError
+from daskspace.execution.lock import holder, in_use
 
 
 class ResultDirectory:
@@ -89,6 +90,8 @@ def unusable(path: str | Path, error: OSError | ValueError) -> DirectoryError:
 def _reserve_given(path: Path, resume: bool) -> tuple[ResultDirectory, bool]:
     directory = ResultDirectory(path)
     if directory.holds_operation and not resume:
+        if (owner := holder(directory.lock)) is not None:
+            raise in_use(directory.lock, owner)
         raise DirectoryError(
             f"{path} already holds an operation: resume it, or give another directory"
         )
