@@ -203,6 +203,7 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Ta
     memory.reset_peak()
     began = time.monotonic()
     outcome: dict[str, Any] = {}
+    own_pid = os.getpid()
     tape.begin(began, head)
     with attempt.log as log:
         try:
@@ -222,6 +223,8 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Ta
             outcome = {"state": "cancelled" if interrupted else "failed", **described}
             outcome["log_tail"] = log.tail()
             log.write(described.get("traceback", ""))
+    if os.getpid() != own_pid:
+        os._exit(0)  # a fork that the process made, which has come back from it
     outcome["duration"] = round(time.monotonic() - began, 6)
     outcome["host"] = _HOST
     outcome["peak_memory"] = memory.peak()

@@ -16,7 +16,7 @@ from daskspace.execution.commit import fields_of, retract
 from daskspace.execution.identity import describe_process
 from daskspace.execution.journal import Journal
 from daskspace.execution.outcome import GOOD_STATES, Outcome
-from daskspace.execution.past import Past
+from daskspace.execution.past import AGAIN, Past
 from daskspace.execution.source import Source
 from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
@@ -134,6 +134,7 @@ class Dispatcher:
         self._times_stuck = 0
         self._samples: deque[tuple[float, int]] = deque(maxlen=20)
         self._alike: list[tuple[Any, Any]] | None = [] if policies.circuit_breaker else None
+        self._failed_here = 0
         self.counts: Counter[str] = Counter()
         self.first_failure: Outcome | None = None
         self.reason: str | None = None
@@ -509,6 +510,7 @@ class Dispatcher:
             return
         self._journal.append(receipts)
         self.counts.update(states)
+        self._failed_here += sum(states.get(state, 0) for state in AGAIN)
         if troubles and self.first_failure is None:
             first = Outcome.from_json(troubles[0])
             self.first_failure = None if first.state == "cancelled" else first
@@ -539,10 +541,9 @@ class Dispatcher:
 
     def _end_on_failures(self) -> None:
         """Abort when there have been too many failures, or only the same one."""
-        bad = sum(self.counts[state] for state in ("failed", "crashed", "timeout", "lost"))
         most = self._policies.max_failures
-        if most is not None and bad >= most:
-            self.abort(f"{bad} processes failed, and max_failures is {most}")
+        if most is not None and self._failed_here >= most:
+            self.abort(f"{self._failed_here} processes failed, and max_failures is {most}")
         elif self._alike and self._trips:
             error, message = self._alike[0]
             self.abort(

@@ -41,6 +41,8 @@ GRACE_S = 0.5
 """How long a process may take to end after SIGTERM, before SIGKILL."""
 _KILL_S = 5.0
 _IDLE_S = 60.0
+_PIPE = 4096
+"""What a pipe that is ready takes without waiting."""
 _LOAD_S = 60.0
 """How much longer than a process the batch may take to load."""
 _LOOK_AT_MEMORY_EVERY_S = 0.1
@@ -82,11 +84,13 @@ class Child:
         os.close(messages)
 
     def send(self, job: bytes) -> None:
-        """Give it another job."""
+        """Give it another job; one that takes nothing any more is left to be found out."""
         content = memoryview(_SIZE.pack(len(job)) + job)
+        deadline = time.monotonic() + _LOAD_S
         with contextlib.suppress(BrokenPipeError):
-            while content:
-                content = content[os.write(self._jobs, content) :]
+            while content and time.monotonic() < deadline:
+                if select.select([], [self._jobs], [], 1.0)[1]:
+                    content = content[os.write(self._jobs, content[:_PIPE]) :]
 
     def receive(self) -> Iterator[dict[str, Any]]:
         """Yield the messages that have come."""
@@ -277,12 +281,13 @@ class Host:
         if self._stopped == head["number"]:
             return {}
         job = json.dumps(head).encode() + b"\n" + body
+        was_kept = self._child is not None
         if self._child is None:
             self._child = Child(job, self._loaded_package(), head["memory"])
         else:
             self._child.send(job)
         child = self._child
-        verdict = self._watch(child, head, reader)
+        verdict = self._watch(child, head, reader, was_kept)
         if verdict.keys() & _ENDINGS:
             if not verdict.pop("tidy", False):
                 self._end_child()
@@ -293,15 +298,17 @@ class Host:
         if recording.begun is not None:
             _record_end(recording, verdict, child, head, tape)
         child.close()
-        if recording.begun is not None or verdict["state"] == "cancelled":
+        if recording.begun is not None or verdict["state"] == "cancelled" or was_kept:
             return {}
         return {"unreadable": {**verdict, "message": f"{verdict['message']}, before it began"}}
 
-    def _watch(self, child: Child, head: dict[str, Any], reader: TapeReader) -> dict[str, Any]:
+    def _watch(
+        self, child: Child, head: dict[str, Any], reader: TapeReader, was_kept: bool
+    ) -> dict[str, Any]:
         """Wait until a child has done its job, has ended, or must be ended; return which."""
         loaded_by = time.monotonic() + _LOAD_S
         while True:
-            patience = _until_limit(head, reader, loaded_by)
+            patience = _until_limit(head, reader, loaded_by, was_kept)
             if patience is not None and patience <= 0:
                 text = f"it ran longer than process_timeout, {head['timeout']:g} s"
                 return {"state": "timeout", "error": "ProcessTimeout", "message": text}
@@ -362,15 +369,17 @@ class Host:
             child.close()
 
 
-def _until_limit(head: dict[str, Any], reader: TapeReader, loaded_by: float) -> float | None:
+def _until_limit(
+    head: dict[str, Any], reader: TapeReader, loaded_by: float, was_kept: bool
+) -> float | None:
     """Return in how many seconds to look again, none or less when the limit is reached."""
     limit = head["timeout"]
-    if limit is None:
+    if limit is None and not was_kept:
         return None
     recording = reader.read()
-    if recording.begun is None:
-        return float(min(loaded_by - time.monotonic(), limit))
-    return float(recording.since + limit - time.monotonic())
+    if recording.begun is None and recording.ended == head["first"]:
+        return float(min(loaded_by - time.monotonic(), limit or _LOAD_S))
+    return None if limit is None else float(recording.since + limit - time.monotonic())
 
 
 def _explained(verdict: dict[str, Any], child: Child, head: dict[str, Any]) -> dict[str, Any]:
@@ -538,4 +547,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Serve the worker at the other end of a socket."""
-    Host(socket.socket(fileno=int(sys.argv[1]))).serve()
+    worker = socket.socket(fileno=int(sys.argv[1]))
+    sys.argv[1:] = []
+    Host(worker).serve()
