@@ -418,7 +418,7 @@ class Dispatcher:
             "troubles": recording.troubles,
         }
         self._take_in_receipts(batch, told)
-        self._take_in_rest(batch, recording.ended, recording.begun is not None, True, why)
+        self._take_in_rest(batch, recording.ended, recording.head is not None, True, why)
 
     def _take_in_rest(
         self, batch: Batch, ended: int, was_begun: bool, was_opened: bool, why: str

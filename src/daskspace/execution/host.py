@@ -31,7 +31,7 @@ from daskspace.execution import plain
 from daskspace.execution.attempt import load_batch, record, run_attempts
 from daskspace.execution.capture import AttemptLog, capturing, tail_of, take_spool
 from daskspace.execution.identity import Identity
-from daskspace.execution.isolation import receive_exactly
+from daskspace.execution.isolation import HEADER, receive_exactly
 from daskspace.execution.origin import is_library, is_ours
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, TapeReader
@@ -46,7 +46,6 @@ _PIPE = 4096
 _LOAD_S = 60.0
 """How much longer than a process the batch may take to load."""
 _LOOK_AT_MEMORY_EVERY_S = 0.1
-_HEADER = struct.Struct("!cQ")
 _SIZE = struct.Struct("!Q")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _HOST = socket.gethostname()
@@ -227,10 +226,10 @@ class Host:
     def _receive(self) -> tuple[bytes, bytes]:
         """Return the next thing that the worker says."""
         try:
-            header, files, _, _ = socket.recv_fds(self._worker, _HEADER.size, 1)
-            if len(header) < _HEADER.size:
-                header += receive_exactly(self._worker, _HEADER.size - len(header))
-            kind, size = _HEADER.unpack(header)
+            header, files, _, _ = socket.recv_fds(self._worker, HEADER.size, 1)
+            if len(header) < HEADER.size:
+                header += receive_exactly(self._worker, HEADER.size - len(header))
+            kind, size = HEADER.unpack(header)
             content = receive_exactly(self._worker, size)
         except (OSError, EOFError) as error:
             raise WorkerGone from error
@@ -247,7 +246,7 @@ class Host:
     def _answer(self, message: dict[str, Any]) -> None:
         content = json.dumps(message).encode()
         try:
-            self._worker.sendall(_HEADER.pack(b"A", len(content)) + content)
+            self._worker.sendall(HEADER.pack(b"A", len(content)) + content)
         except OSError as error:
             raise WorkerGone from error
 
@@ -295,10 +294,11 @@ class Host:
         self._end_child(GRACE_S if verdict["state"] != "crashed" else 0.0, forget=False)
         verdict = _explained(verdict, child, head)
         recording = reader.read()
-        if recording.begun is not None:
+        has_begun = recording.head is not None
+        if has_begun:
             _record_end(recording, verdict, child, head, tape)
         child.close()
-        if recording.begun is not None or verdict["state"] == "cancelled" or was_kept:
+        if has_begun or verdict["state"] == "cancelled" or was_kept:
             return {}
         return {"unreadable": {**verdict, "message": f"{verdict['message']}, before it began"}}
 
@@ -310,7 +310,8 @@ class Host:
         while True:
             patience = _until_limit(head, reader, loaded_by, was_kept)
             if patience is not None and patience <= 0:
-                text = f"it ran longer than process_timeout, {head['timeout']:g} s"
+                limit = head["timeout"] or _LOAD_S
+                text = f"it ran longer than process_timeout, {limit:g} s"
                 return {"state": "timeout", "error": "ProcessTimeout", "message": text}
             if head["memory"] is not None:
                 patience = min(patience or _LOOK_AT_MEMORY_EVERY_S, _LOOK_AT_MEMORY_EVERY_S)
@@ -377,7 +378,7 @@ def _until_limit(
     if limit is None and not was_kept:
         return None
     recording = reader.read()
-    if recording.begun is None and recording.ended == head["first"]:
+    if recording.head is None and recording.ended == head["first"]:
         return float(min(loaded_by - time.monotonic(), limit or _LOAD_S))
     return None if limit is None else float(recording.since + limit - time.monotonic())
 

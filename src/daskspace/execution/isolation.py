@@ -27,7 +27,8 @@ from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, read_tape
 from daskspace.execution.travel import Batch, Package, Parcel, is_client
 
-_HEADER = struct.Struct("!cQ")
+HEADER = struct.Struct("!cQ")
+"""What comes before everything that a worker and its host say to each other: kind and size."""
 _MARK = "DASKSPACE_HOST"
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[2]); from daskspace.execution.host import main; main()"
@@ -141,17 +142,17 @@ class Host:
             file.write(package.content)
             file.flush()
             with self._sending:
-                head = _HEADER.pack(b"P", len(package.key))
+                head = HEADER.pack(b"P", len(package.key))
                 socket.send_fds(self._socket, [head], [file.fileno()])
                 self._socket.sendall(package.key.encode())
         self._package = package.key
 
     def _send(self, kind: bytes, content: bytes) -> None:
         with self._sending:
-            self._socket.sendall(_HEADER.pack(kind, len(content)) + content)
+            self._socket.sendall(HEADER.pack(kind, len(content)) + content)
 
     def _receive(self) -> bytes:
-        _, size = _HEADER.unpack(receive_exactly(self._socket, _HEADER.size))
+        _, size = HEADER.unpack(receive_exactly(self._socket, HEADER.size))
         return receive_exactly(self._socket, size)
 
 

@@ -24,8 +24,8 @@ class Recording:
         How many of them in which state.
     troubles : list of str
         The receipts that are not ``done``.
-    begun : dict, optional
-        The process that has begun and not ended, as the fields of an outcome.
+    head : str, optional
+        The process that has begun and not ended, as JSON fields of its outcome.
     since : float
         When it began, on the monotonic clock.
     notes : dict
@@ -37,10 +37,15 @@ class Recording:
     receipts: list[str] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
     troubles: list[str] = field(default_factory=list)
-    begun: dict[str, Any] | None = None
+    head: str | None = None
     since: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
     complete: bool = False
+
+    @property
+    def begun(self) -> dict[str, Any] | None:
+        """The fields of `head`."""
+        return None if self.head is None else json.loads(self.head)
 
     @property
     def ended(self) -> int:
@@ -51,14 +56,14 @@ class Recording:
         """Take in one line of a tape."""
         kind, _, rest = line.partition(" ")
         if kind == "begin":
-            since, _, head = rest.partition(" ")
-            self.begun, self.since, self.notes = json.loads(head), float(since), {}
+            since, _, self.head = rest.partition(" ")
+            self.since, self.notes = float(since), {}
         elif kind == "note":
             self.notes.update(json.loads(rest))
         elif kind == "complete":
             self.complete = True
         else:
-            self.begun = None
+            self.head = None
             self.receipts.append(rest)
             self.states[kind] += 1
             if kind != "done":
