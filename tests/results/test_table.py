@@ -476,8 +476,9 @@ def test_a_process_may_wait_more_than_once(sessions_of):
     assert (table.counts, len(table)) == ({"waiting": 1}, 1)
 
 
-def test_a_process_that_has_ended_does_not_wait_again_in_the_same_session(sessions_of):
-    assert sessions_of([done(0), WAITING]).counts == {"done": 1}
+def test_a_process_that_waits_takes_back_what_it_came_to_before(sessions_of):
+    assert sessions_of([done(0), WAITING]).counts == {"waiting": 1}
+    assert sessions_of([LOST, WAITING, done(0)]).counts == {"done": 1}
 
 
 def test_the_header_and_the_end_are_those_of_the_last_session(sessions_of):

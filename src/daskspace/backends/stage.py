@@ -208,7 +208,7 @@ class Stage:
         ended = not begun or self._ended.wait(CLOSE_S)
         left_running = self._dispatcher is not None and self._dispatcher.left_running
         self._journal.close()
-        if ended and not left_running:
+        if ended and not left_running and not isinstance(self._failure, OSError):
             discard(attempts_of(self.directory.path))
         self._resources.close()
         return not ended or left_running
@@ -358,22 +358,23 @@ class Stage:
             self._describe(facts, self._past.sessions + 1)
             header = self._header(facts, fingerprints)
             self._journal = Journal.resume(directory.journal, header)
-            undo.callback(self._journal.close)
-            adopted = list(self._past.adopt(directory.path))
-            self._journal.append("\n".join(adopted))
-            self._remark(fingerprints, len(adopted))
         else:
             if directory.holds_operation and not resume:
                 raise DirectoryError(f"{directory.path} already holds an operation")
             undo.callback(unreserve, directory, self._made)
             directory.journal.unlink(missing_ok=True)
-            self._past = Past(self._identity)
+            self._past = Past(self._identity, directory.journal if resume else None, again)
             self._describe(facts, 1)
             self._journal = Journal(directory.journal, self._header(facts, fingerprints))
-            undo.callback(self._journal.close)
+        undo.callback(self._journal.close)
+        if resume:
+            adopted = list(self._past.adopt(directory.path))
+            self._journal.append("\n".join(adopted))
+            if not self._past.is_empty:
+                self._remark(fingerprints, len(adopted))
         discard(attempts_of(directory.path))
+        attempts_of(directory.path).mkdir(exist_ok=True)  # what was killed may still make it
         undo.callback(discard, attempts_of(directory.path))
-        attempts_of(directory.path).mkdir()
 
     def _remark(self, fingerprints: Mapping[str, str], adopted: int) -> None:
         """Remember what there is to say about a resumed operation."""

@@ -11,6 +11,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from daskspace.execution.seal import unsealed
+
 OUTCOME = "outcome.json"
 """The receipt of a process, in its directory."""
 
@@ -34,8 +36,8 @@ def make_attempt_directory(results: str | Path, name: str) -> Path:
 
 def in_place(text: str, directory: Path, final: Path) -> str:
     """Return JSON text in which paths into an attempt's directory lead to where it will be."""
-    here, there = (json.dumps(str(path))[1:-1] for path in (directory, final))
-    return text.replace(here, there)
+    here, there = (f"{path.parent.name}/{path.name}" for path in (directory, final))
+    return text.replace(here, there)  # however the path to the result directory is written
 
 
 def commit(directory: Path, final: Path, receipt: str) -> str:
@@ -75,9 +77,11 @@ def commit(directory: Path, final: Path, receipt: str) -> str:
 def committed_receipt(final: Path) -> str | None:
     """Return the receipt in a process's directory, None where none was committed."""
     try:
-        return (final / OUTCOME).read_text(encoding="utf-8").strip() or None
+        receipt = (final / OUTCOME).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
+    fields = unsealed(receipt.encode()) or {}
+    return receipt if {"process", "state"} <= fields.keys() else None
 
 
 def discard(directory: Path) -> None:

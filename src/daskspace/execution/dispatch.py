@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from daskspace.execution.commit import fields_of, retract
+from daskspace.execution.commit import attempts_of, fields_of, retract
 from daskspace.execution.identity import describe_process
 from daskspace.execution.journal import Journal
 from daskspace.execution.outcome import GOOD_STATES, Outcome
-from daskspace.execution.past import AGAIN, Past
+from daskspace.execution.past import AGAIN, Known, Past
 from daskspace.execution.source import Source
 from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
@@ -121,6 +122,7 @@ class Dispatcher:
         self._alone: deque[tuple[int, Any]] = deque()
         self._later: list[tuple[float, int, Any]] = []
         self._in_flight: dict[Event, Batch] = {}
+        self._replaced: dict[int, Known] = {}
         self._failures: Counter[int] = Counter()
         self._losses: Counter[int] = Counter()
         self._losses_in_a_row = 0
@@ -196,8 +198,10 @@ class Dispatcher:
                     self._receive(carrier, min(self._patience(), deadline - time.monotonic()))
         except ClusterLost:
             for future, batch in list(self._in_flight.items()):
+                self._losses_in_a_row = 0  # each of them is to be taken in
                 self._in_flight.pop(future)
                 self._take_in_lost(carrier, future, batch, "the cluster was lost")
+            self._losses_in_a_row = 0
             if self._aborts or self._drains:
                 self.give_up()
                 return
@@ -248,6 +252,10 @@ class Dispatcher:
         self._waiting.clear()
         self._later.clear()
         for process, call in sorted(rest, key=lambda pair: pair[0]):
+            known = self._replaced.pop(process, None)
+            if known is not None and known.before is not None:
+                self._count_known(known.before)
+                continue
             self._record_ended(process, call, "cancelled", {"message": self.reason})
 
     def _finished(self) -> bool:
@@ -332,17 +340,31 @@ class Dispatcher:
         for position, call in taken:
             known = self._past.find(position, call)
             if known.settled is not None:
-                self.counts["cached" if known.settled in GOOD_STATES else known.settled] += 1
+                self._count_known(known.settled)
                 continue
-            if known.settled_before:
-                fields = describe_process(known.number, call)
-                self._journal.append(Outcome.from_fields({**fields, "state": "waiting"}).to_json())
-                if known.directory is not None:
-                    retract(self._journal.path.parent, known.directory)
+            if known.before is not None or known.directory is not None:
+                self._replaced[known.number] = known
             new.append((known.number, call))
         return new
 
+    def _count_known(self, state: str) -> None:
+        self.counts["cached" if state in GOOD_STATES else state] += 1
+
+    def _replace(self, process: int, call: Any) -> None:
+        """Make room for a process that is run again, or of which something was left over."""
+        known = self._replaced.pop(process, None)
+        if known is None:
+            return
+        if known.before is not None:
+            fields = describe_process(process, call)
+            self._journal.append(Outcome.from_fields({**fields, "state": "waiting"}).to_json())
+        if known.directory is not None:
+            retract(self._journal.path.parent, known.directory)
+
     def _send(self, carrier: Carrier, batch: list[tuple[int, Any]]) -> None:
+        if self._replaced:
+            for process, call in batch:
+                self._replace(process, call)
         try:
             future = carrier.submit(batch)
         except TravelError as error:
@@ -370,6 +392,15 @@ class Dispatcher:
             raise DirectoryLost("the result directory was deleted or moved while it ran")
         self._journal.sync()
         self._next_sync = time.monotonic() + _SYNC_EVERY_S
+
+    def _check_directory(self) -> None:
+        """Raise what keeps the result directory from being written to, if anything does."""
+        if not self._journal.is_in_place():
+            self._sync()
+        attempts = attempts_of(self._journal.path.parent)
+        attempts.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=attempts) as file:
+            file.write(b"\n" * 4096)
 
     def _take_in(self, carrier: Carrier, future: Event) -> None:
         batch = self._in_flight.pop(future, None)
@@ -432,6 +463,7 @@ class Dispatcher:
         self._losses_in_a_row = 0 if ended or was_begun else self._losses_in_a_row + 1
         if self._losses_in_a_row > _LOSSES_IN_A_ROW:
             self._waiting.extendleft(reversed(rest))
+            self._check_directory()
             raise ClusterLost(f"nothing can be begun on it: {why}")
         if was_begun and rest:
             (process, call), *rest = rest

@@ -16,7 +16,7 @@ from daskspace.execution.seal import sealed, unsealed
 FORMAT = 2
 """The version of the journal's format."""
 
-_HEADER = b'{"journal"'
+HEADER = b'{"journal"'
 _COPIED_AT_ONCE = 1 << 20
 
 
@@ -185,7 +185,7 @@ def _last_session(path: Path) -> tuple[int, int]:
         for line in file:
             if line.endswith(b"\n"):
                 end += len(line)
-                if line.startswith(_HEADER):
+                if line.startswith(HEADER):
                     session = (unsealed(line[:-1]) or {}).get("session", session)
     return session, end
 

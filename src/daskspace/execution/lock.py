@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Lock:
             if self.is_held:
                 self._tell()
                 undo.pop_all()
+                _held.add(self)
 
     def release(self) -> None:
         """Let others in; harmless when repeated."""
@@ -66,6 +68,12 @@ class Lock:
                     os.ftruncate(self._descriptor, 0)
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         finally:
+            os.close(self._descriptor)
+
+    def _leave_to_parent(self) -> None:
+        """Close the file in a fork, which would keep the lock when this process was killed."""
+        if self.is_held:
+            self.is_held = False
             os.close(self._descriptor)
 
     def _take(self) -> bool:
@@ -83,6 +91,17 @@ class Lock:
         with contextlib.suppress(OSError):  # on a full disk, the lock is as good without
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{json.dumps(told)}\n".encode(), 0)
+
+
+_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for lock in list(_held):
+        lock._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 def holder(path: Path) -> dict[str, Any] | None:

@@ -23,6 +23,11 @@ def sealed(line: str) -> str:
     return f'{body},"crc":"{crc32(body.encode()):08x}"}}'
 
 
+def is_sealed(line: bytes) -> bool:
+    """Return whether a line, without its newline, is as it was sealed."""
+    return line[-_LENGTH:] == _SEAL % crc32(line[:-_LENGTH])
+
+
 def unsealed(line: bytes) -> dict[str, Any] | None:
     """Return the object that a sealed line holds, without its checksum; None if it is damaged.
 
@@ -31,11 +36,10 @@ def unsealed(line: bytes) -> dict[str, Any] | None:
     line : bytes
         Anything, without the newline.
     """
-    body = line[:-_LENGTH]
-    if line[-_LENGTH:] != _SEAL % crc32(body):
+    if not is_sealed(line):
         return None
     try:
-        text = body.decode() + "}"
+        text = line[:-_LENGTH].decode() + "}"
         entry, end = _decode(text)
     except (ValueError, RecursionError):
         return None

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from daskspace.execution.outcome import STATES
+from daskspace.execution.seal import is_sealed
+
 SUFFIX = ".tape"
 
 
@@ -62,7 +65,7 @@ class Recording:
             self.notes.update(json.loads(rest))
         elif kind == "complete":
             self.complete = True
-        else:
+        elif kind in STATES and is_sealed(rest.encode()):
             self.head = None
             self.receipts.append(rest)
             self.states[kind] += 1
@@ -97,6 +100,7 @@ class Tape:
         if path is not None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL if new else 0)
             self._file = os.open(path, flags, 0o666)
+            self._kept = "" if new else "\n"  # its last writer may have left a line torn
 
     def begin(self, since: float, head: str) -> None:
         """Record that a process begins, told by JSON fields of its outcome."""

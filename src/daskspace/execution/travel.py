@@ -222,7 +222,8 @@ class Away(ABC):
 
     def __init__(self, settings: Any) -> None:
         self._settings = settings
-        self._numbers = itertools.count()
+        mark = uuid.uuid4().hex[:8]  # a cluster that was lost may still write its tapes
+        self._names = (f"{mark}-{number}" for number in itertools.count())
         self._tapes: dict[Event, Path] = {}
 
     def submit(self, batch: Batch) -> Event:
@@ -238,14 +239,14 @@ class Away(ABC):
                 f"it is {len(content) / 2**20:.0f} MiB large when pickled, more than the"
                 f" {LARGEST_PROCESS / 2**20:.0f} MiB that may travel: pass a path instead"
             )
-        number = next(self._numbers)
-        tape = attempts_of(self._settings.directory) / f"{self._settings.group}-{number}{SUFFIX}"
-        future = self._send(Parcel(len(batch), content), number, tape)
+        name = next(self._names)
+        tape = attempts_of(self._settings.directory) / f"{self._settings.group}-{name}{SUFFIX}"
+        future = self._send(Parcel(len(batch), content), name, tape)
         self._tapes[future] = tape
         return future
 
     @abstractmethod
-    def _send(self, parcel: Parcel, number: int, tape: Path) -> Event:
+    def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
         """Send a parcel."""
 
     @abstractmethod
@@ -304,7 +305,7 @@ class ToHost(Away):
             function, settings, package, parcel, tape, tell
         )
 
-    def _send(self, parcel: Parcel, number: int, tape: Path) -> Event:
+    def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
         return self._begin(parcel, tape)
 
     def stop(self, running: bool) -> None:
@@ -356,10 +357,10 @@ class ToWorkers(Away):
             key = (f"{self._settings.group}-shared", next(self._deliveries))
             return self._client.submit(_deliver, self._content, key=key, pure=False)
 
-    def _send(self, parcel: Parcel, number: int, tape: Path) -> Event:
+    def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
         if self._package.status not in ("pending", "finished"):  # too many workers died with it
             self._package = self._deliver()
-        key = (self._settings.group, number)
+        key = (self._settings.group, name)
         return self._executor.submit(
             self._function, self._settings, self._package, parcel, tape, key=key
         )

@@ -101,6 +101,11 @@ def _reserve_given(path: Path, resume: bool) -> tuple[ResultDirectory, bool]:
                 f"{path} holds a file {file.name}, which would be overwritten: give another"
                 " directory"
             )
+    if (path / "processes").exists() and not resume:
+        raise DirectoryError(
+            f"{path} holds the directories of processes, which would be taken for those of this"
+            " operation: give another directory"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir()

@@ -140,7 +140,7 @@ class Table:
         while len(self._offsets) <= process:
             self._offsets.append(_MISSING)
             self._marks.append(0)
-        if self._offsets[process] != _MISSING and not self._give_up(process):
+        if self._offsets[process] != _MISSING and not self._give_up(process, entry["state"]):
             return
         state = entry["state"]
         self._offsets[process] = offset
@@ -155,10 +155,10 @@ class Table:
                 if value is not None:
                     types[name].add(_type_of(value))
 
-    def _give_up(self, process: int) -> bool:
+    def _give_up(self, process: int, follower: str) -> bool:
         """Take back the outcome of a process, if it is one that gives its place to another."""
         session, state = self._marked[self._marks[process]]
-        if session == self.sessions and state != WAITING:
+        if session == self.sessions and WAITING not in (state, follower):
             return False
         self.counts[state] -= 1
         if not self.counts[state]:
