@@ -164,7 +164,8 @@ class DaskBackend(Backend):
             ``cancelled``; `retrieve` and `consolidate` may be called.
         """
         self._check_step("execute")
-        stage, connection = self._staged()
+        stage, connection = self._staged(), self._connection
+        assert connection is not None  # noqa: S101 - it has been there since `stage_in`
         carrier = stage.make_carrier(connection)
         self.state = "executing"
         self._log("executing")
@@ -191,7 +192,7 @@ class DaskBackend(Backend):
             `consolidate` may be called.
         """
         with self._step("retrieve"):
-            stage, _ = self._staged()
+            stage = self._staged()
             if not stage.wait(_finite(timeout)):
                 status = self.check_status()
                 total = "?" if status.total is None else status.total
@@ -214,7 +215,7 @@ class DaskBackend(Backend):
             The table could not be written; it may be called again.
         """
         with self._step("consolidate"):
-            stage, _ = self._staged()
+            stage = self._staged()
             stage.write_table()
             try:
                 with stage.surroundings():
@@ -283,7 +284,7 @@ class DaskBackend(Backend):
 
     def _wind_up(self) -> None:
         """Make a table of what has ended when an operation ends early."""
-        stage, _ = self._staged()
+        stage = self._staged()
         if self.state == "executing":
             stage.abort("interrupted")
             with contextlib.suppress(KeyboardInterrupt):
@@ -320,10 +321,10 @@ class DaskBackend(Backend):
             self._connection.close()
             self._connection = None
 
-    def _staged(self) -> tuple[Stage, Connection]:
-        if self._stage is None or self._connection is None:
+    def _staged(self) -> Stage:
+        if self._stage is None:
             raise LifecycleError("no operation staged: call stage_in(operation) first")
-        return self._stage, self._connection
+        return self._stage
 
     def _check_options(self) -> None:
         known = self._option_names() if self.options else None

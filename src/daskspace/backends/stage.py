@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 REBUILDS = 2
 """How often a lost cluster is opened anew during one operation."""
 _TOLD_AT_ONCE, _TOLD_PER_S = 50, 20.0
+_SLICE_S = 0.5
 
 
 class Stage:
@@ -185,8 +186,12 @@ class Stage:
         KeyboardInterrupt
             A signal has ended it.
         """
+        until = time.monotonic() + timeout
         with self.interrupts.handled():
-            has_ended = self._ended.wait(timeout)
+            # In slices: a signal that another thread takes does not wake this one.
+            while not (has_ended := self._ended.wait(min(timeout, _SLICE_S))):
+                if (timeout := until - time.monotonic()) <= 0:
+                    break
         if has_ended:
             self.interrupts.check()
         return has_ended
@@ -245,9 +250,11 @@ class Stage:
         error = self._failure or self._dispatcher.source.error
         if error is not None:
             what = "it could not go on" if self._failure else "its processes could not all be had"
+            counts = self._dispatcher.counts
             raise OperationError(
                 f"the operation ended early, {what}: {type(error).__name__}: {error}; what ended"
-                f" before, {self._dispatcher.ended} processes, is in {self.directory.path}"
+                f" before, {counts.total() - counts['cancelled']} processes, is in"
+                f" {self.directory.path}"
             ) from error
 
     def write_table(self) -> None:
@@ -286,9 +293,10 @@ class Stage:
                     if rebuilds == REBUILDS:
                         raise
                     message = f"the cluster was lost: {error}; it is opened anew"
-                    self._log(message, logging.WARNING)
-                    self._connection = reconnect()
-                    carrier = self.make_carrier(self._connection)
+                # not within `except`: what `reconnect` raises is to tell its own cause
+                self._log(message, logging.WARNING)
+                self._connection = reconnect()
+                carrier = self.make_carrier(self._connection)
         except KeyboardInterrupt:
             self._was_interrupted = True
         except BaseException as error:
@@ -384,7 +392,11 @@ class Stage:
             text = f"{adopted} of them had ended when the program was killed, and were saved"
             self.remarks.append((logging.INFO, text))
         before = self._past.fingerprints
-        changed = [n for n, mark in fingerprints.items() if before.get(n, mark) != mark]
+        changed = [
+            name
+            for name, mark in fingerprints.items()
+            if before.get(name, mark if name.startswith("data set ") else None) != mark
+        ]  # a data set may be new; a function that is has another result
         if changed and done:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             text = (

@@ -73,5 +73,6 @@ def _last_backend(results: ResultDirectory) -> str | None:
 
     last = None
     if results.holds_operation:
-        last = next((entry.get("backend") for _, entry in read_journal(results.journal)), None)
+        for _, entry in read_journal(results.journal):
+            last = entry.get("backend", last) if "journal" in entry else last
     return next((n for n, place in BACKENDS.items() if place.endswith(f":{last}")), None)

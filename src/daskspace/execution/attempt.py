@@ -189,7 +189,7 @@ def run_attempts(
     """
     for process, call in batch:
         _attempt(settings, process, call, tape)
-        if interrupt.received or time.monotonic() > until or not goes_on():
+        if not goes_on() or interrupt.received or time.monotonic() > until:
             break
 
 

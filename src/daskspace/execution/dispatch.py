@@ -438,9 +438,9 @@ class Dispatcher:
     def _take_in_lost(self, carrier: Carrier, future: Event, batch: Batch, why: str) -> None:
         """Take in what the tape of a batch tells whose worker was lost."""
         recording = carrier.recording(future)
-        carrier.forget(future)
         future.cancel()
         if recording is None:
+            carrier.forget(future)
             self._take_in_rest(batch, 0, False, False, why)
             return
         told = {
@@ -449,6 +449,7 @@ class Dispatcher:
             "troubles": recording.troubles,
         }
         self._take_in_receipts(batch, told)
+        carrier.forget(future)
         self._take_in_rest(batch, recording.ended, recording.head is not None, True, why)
 
     def _take_in_rest(
@@ -586,7 +587,7 @@ class Dispatcher:
     def _end_early(self, carrier: Carrier) -> None:
         """Wait for what was stopped, give up what does not answer, and record the rest."""
         if self._aborts:
-            until = time.monotonic() + _STOP_S
+            until = time.monotonic() + (_STOP_S if self._isolated else _STOP_S / 8)
             while self._in_flight and time.monotonic() < until and carrier.is_alive():
                 try:
                     self._receive(carrier, 0.1)

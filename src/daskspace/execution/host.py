@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import enumerate as enumerate_threads
 from types import FrameType
 from typing import Any, BinaryIO
 
@@ -31,7 +32,7 @@ from daskspace.execution import plain
 from daskspace.execution.attempt import load_batch, record, run_attempts
 from daskspace.execution.capture import AttemptLog, capturing, tail_of, take_spool
 from daskspace.execution.identity import Identity
-from daskspace.execution.isolation import HEADER, receive_exactly
+from daskspace.execution.isolation import HEADER, receive_exactly, signal_name
 from daskspace.execution.origin import is_library, is_ours
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, TapeReader
@@ -41,6 +42,8 @@ GRACE_S = 0.5
 """How long a process may take to end after SIGTERM, before SIGKILL."""
 _KILL_S = 5.0
 _IDLE_S = 60.0
+_BROKEN = 70
+"""The exit code of a child that cannot go on."""
 _PIPE = 4096
 """What a pipe that is ready takes without waiting."""
 _LOAD_S = 60.0
@@ -78,7 +81,7 @@ class Child:
                 with contextlib.suppress(OSError):
                     os.write(2, f"{type(error).__name__}: {error}\n".encode())
             finally:
-                os._exit(70)
+                os._exit(_BROKEN)
         os.close(jobs)
         os.close(messages)
 
@@ -138,7 +141,7 @@ class Child:
         if memory is not None:
             _limit_memory(memory)
         while True:
-            message = _run_job(job, package, messages, self.spool)
+            message = _run_job(job, package, (messages, jobs), self.spool)
             _tell(messages, message)
             size = os.read(jobs, _SIZE.size)
             if len(size) < _SIZE.size:
@@ -146,7 +149,9 @@ class Child:
             job = _read_exactly(jobs, _SIZE.unpack(size)[0])
 
 
-def _run_job(job: bytes, package: Package | None, messages: int, spool: BinaryIO) -> dict[str, Any]:
+def _run_job(
+    job: bytes, package: Package | None, pipes: tuple[int, int], spool: BinaryIO
+) -> dict[str, Any]:
     """Run a job in the child; return the message that tells its end."""
     line, _, body = job.partition(b"\n")
     head = json.loads(line)
@@ -158,13 +163,17 @@ def _run_job(job: bytes, package: Package | None, messages: int, spool: BinaryIO
         return {"unreadable": describe_error(error)}
     tape = Tape(Path(head["tape"]))
     tidy = True
+    messages = pipes[0]
+    own = {number: _file_of(number) for number in (*pipes, tape.fileno())}
 
     def goes_on() -> bool:
         nonlocal tidy
+        if any(_file_of(number) != file for number, file in own.items()):
+            os._exit(_BROKEN)  # else what it runs from now on could not be told
         signal.setitimer(signal.ITIMER_REAL, 0)  # no alarm of one process rings in the next
         memory = head["memory"]
         swollen = memory is not None and _memory_of(os.getpid()) > memory / 2
-        tidy = not (head["fresh"] or swollen or _has_children())
+        tidy = not (head["fresh"] or swollen or _has_threads() or _has_children())
         return tidy
 
     def echo(text: str) -> None:
@@ -181,6 +190,14 @@ def _run_job(job: bytes, package: Package | None, messages: int, spool: BinaryIO
         return {"lost": f"its tape cannot be written: {error}"}
     tape.close()
     return {"tidy": tidy}
+
+
+def _file_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _tell(messages: int, message: dict[str, Any]) -> None:
@@ -308,12 +325,14 @@ class Host:
         """Wait until a child has done its job, has ended, or must be ended; return which."""
         loaded_by = time.monotonic() + _LOAD_S
         while True:
-            patience = _until_limit(head, reader, loaded_by, was_kept)
-            if patience is not None and patience <= 0:
+            has_ended = child.look()  # before it is listened to: its last words may be in the pipe
+            patience = 0.0 if has_ended else _until_limit(head, reader, loaded_by, was_kept)
+            if patience is not None and patience <= 0 and not has_ended:
                 limit = head["timeout"] or _LOAD_S
                 text = f"it ran longer than process_timeout, {limit:g} s"
-                return {"state": "timeout", "error": "ProcessTimeout", "message": text}
-            if head["memory"] is not None:
+                verdict = {"state": "timeout", "error": "ProcessTimeout", "message": text}
+                return self._hear(child) or verdict
+            if head["memory"] is not None and not has_ended:
                 patience = min(patience or _LOOK_AT_MEMORY_EVERY_S, _LOOK_AT_MEMORY_EVERY_S)
                 used = _memory_of(child.pid)
                 if used > head["memory"]:
@@ -328,16 +347,24 @@ class Host:
             if self._wakeup in ready:
                 self._clear_wakeup()
             if child.messages in ready:
-                for message in child.receive():
-                    if message.keys() & _ENDINGS:
-                        return message
-                    self._answer(message)
-            elif child.look():
+                if last_word := self._hear(child):
+                    return last_word
+            elif has_ended:
                 return {"state": "crashed"}
             if self._worker in ready:
                 self._receive()
                 if self._stopped == head["number"]:
                     return {"state": "cancelled", "message": "it was stopped"}
+
+    def _hear(self, child: Child) -> dict[str, Any] | None:
+        """Pass on what a child has said; return its last word on its job, if that was said."""
+        if child.is_silent or not select.select([child.messages], [], [], 0)[0]:
+            return None
+        for message in child.receive():
+            if message.keys() & _ENDINGS:
+                return message
+            self._answer(message)
+        return None
 
     def _clear_wakeup(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -390,8 +417,10 @@ def _explained(verdict: dict[str, Any], child: Child, head: dict[str, Any]) -> d
     code = child.exit or 0
     if code >= 0:
         text = f"it ended its interpreter with exit code {code}"
+        if code == _BROKEN:
+            text += "; perhaps it closed descriptors that are not its own"
         return {**verdict, "error": "Exit", "message": text}
-    name = signal.Signals(-code).name
+    name = signal_name(-code)
     text = f"its interpreter was ended by {name} ({signal.strsignal(-code)})"
     if -code == signal.SIGKILL:
         text += "; perhaps the machine was out of memory"
@@ -462,6 +491,16 @@ def _limit_memory(memory: int) -> None:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _has_threads() -> bool:
+    """Return whether code of the process goes on in other threads."""
+    threads = len(sys._current_frames())
+    if threads > 1:  # the monitor of a progress bar, which stays for all that follow, is no harm
+        threads -= sum(
+            type(thread).__module__.startswith("tqdm.") for thread in enumerate_threads()
+        )
+    return threads > 1
 
 
 def _has_children() -> bool:

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ _PROGRAM = (
     "import sys; sys.path.append(sys.argv[2]); from daskspace.execution.host import main; main()"
 )
 _CLOSE_S = 10.0
+_SLICE_S = 0.5
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -134,7 +136,7 @@ class Host:
 
     def _epitaph(self) -> str:
         code = self._process.poll()
-        how = f"by {signal.Signals(-code).name}" if code and code < 0 else f"with exit code {code}"
+        how = f"by {signal_name(-code)}" if code and code < 0 else f"with exit code {code}"
         return f"the host of its interpreter ended {how}"
 
     def _send_package(self, package: Package) -> None:
@@ -152,6 +154,9 @@ class Host:
             self._socket.sendall(HEADER.pack(kind, len(content)) + content)
 
     def _receive(self) -> bytes:
+        # In slices: a signal that another thread takes does not wake the main thread.
+        while not wait([self._socket], _SLICE_S):
+            pass
         _, size = HEADER.unpack(receive_exactly(self._socket, HEADER.size))
         return receive_exactly(self._socket, size)
 
@@ -165,6 +170,14 @@ def receive_exactly(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         parts += part
     return bytes(parts)
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal; most real-time signals have none of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _kill_marked(mark: str) -> None:
@@ -280,9 +293,18 @@ def carry_out(
             tape.complete()
         return _returned(tape.recording(), busy=time.perf_counter() - began, **extra)
     except OSError as error:
-        return _returned(Recording(), lost=f"its tape cannot be used: {error}", opened=False)
+        return _returned(
+            _left_on(tape_path), lost=f"its tape cannot be used: {error}", opened=False
+        )
     finally:
         tape.close()
+
+
+def _left_on(tape_path: Path | None) -> Recording:
+    try:
+        return read_tape(tape_path) if tape_path is not None else Recording()
+    except OSError:
+        return Recording()
 
 
 def _returned(recording: Recording, **more: Any) -> dict[str, Any]:

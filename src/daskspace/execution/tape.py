@@ -123,6 +123,10 @@ class Tape:
         self._write(f"{self._kept}complete \n")
         self._kept = ""
 
+    def fileno(self) -> int:
+        """Return the descriptor of the file, -1 where there is none."""
+        return -1 if self._file is None else self._file
+
     def flush(self) -> None:
         """Write what has ended."""
         self._write(self._kept)

@@ -101,8 +101,11 @@ class FunctionOperation(ParameterOperation):
 
     def fingerprints(self) -> dict[str, str]:
         """Return marks of the function and the data sets, which differ when they have changed."""
+        function = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
         try:
-            source = inspect.getsource(inspect.unwrap(self.function))
+            source = inspect.getsource(inspect.unwrap(function))
         except (OSError, TypeError, ValueError):
             return super().fingerprints()
         mark = plain.digest(source).hex()[:16]
