@@ -1,0 +1,17 @@
+import os
+
+import pytest
+
+ON_PURPOSE = "takes minutes"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With DASKSPACE_NO_SKIP, as in CI, a test that cannot run here is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("DASKSPACE_NO_SKIP") and not hasattr(report, "wasxfail"):
+        reason = str(call.excinfo.value) if call.excinfo else ""
+        if ON_PURPOSE not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} must not be skipped here: {reason}"
+    return report
