@@ -144,25 +144,25 @@ def _missing_config() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Let the first Ctrl-C wait until the cluster is up: only then can it be closed in order."""
-    python_handler = signal.default_int_handler
+    """Let the first Ctrl-C or SIGTERM wait for the cluster: only then can it be closed in order."""
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not python_handler:
-        yield
-        return
+    handlers = ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL))
+    before = {n: handler for n, handler in handlers if main and signal.getsignal(n) is handler}
     received = False
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal received
         if received:
-            python_handler(number, frame)
+            raise KeyboardInterrupt
         received = True
 
-    signal.signal(signal.SIGINT, note)
     try:
+        for number in before:
+            signal.signal(number, note)
         yield
     finally:
-        signal.signal(signal.SIGINT, python_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if received:
         raise KeyboardInterrupt
 

@@ -66,6 +66,12 @@ class Interrupts:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def regain(self) -> None:
+        """Take Ctrl-C back from a debugger that was left: pdb keeps a handler of its own."""
+        holder = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        if self._is_installed and isinstance(holder, bdb.Bdb) and sys.gettrace() is None:
+            signal.signal(signal.SIGINT, self._handle)
+
     def stop_main_thread(self) -> None:
         """Stop the process that runs in the main thread, from another thread."""
         if self._is_installed:

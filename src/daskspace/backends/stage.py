@@ -136,7 +136,7 @@ class Stage:
             self._resources.callback(_forget_topic, client, self._group)
             return ToWorkers(client, run_batch, stop, settings, shared)
         if options.isolation == "none":
-            return InPlace(connection.executor, carry_out, settings, self._tell)
+            return InPlace(connection.executor, self._carry_out_here, settings, self._tell)
         return ToHost(connection.executor, carry_out, stop, settings, shared, self._tell)
 
     def execute(
@@ -309,6 +309,10 @@ class Stage:
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.finish()
             self._ended.set()
+
+    def _carry_out_here(self, *arguments: Any) -> dict[str, Any]:
+        self.interrupts.regain()
+        return carry_out(*arguments)
 
     @contextlib.contextmanager
     def _limited(self, deadline: float) -> Iterator[None]:
