@@ -273,3 +273,18 @@ def test_what_other_programs_print_lies_in_the_log_of_the_process_that_started_t
 def start_echo(x):
     print("before")
     subprocess.run(["sh", "-c", f"echo program {x}; echo error {x} >&2"], check=True)
+
+
+def meet(x):
+    Path(f"here-{x}").touch()
+    deadline = time.monotonic() + 30
+    while len(list(Path().glob("here-*"))) < 2:
+        assert time.monotonic() < deadline, "nobody else came"
+        time.sleep(0.01)
+
+
+def test_as_many_processes_as_workers_run_at_the_same_time():
+    with create_backend("mcore", n_workers=2) as backend:
+        backend.run(operation([int]))  # a warm worker has what its next tasks may depend on
+        op = backend.run(operation(meet, grid={"x": range(2)}))
+    assert [row["state"] for row in op.rows()] == ["done", "done"]

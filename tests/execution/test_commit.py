@@ -187,7 +187,7 @@ def in_threads(count, function):
 
 def test_three_batches_of_the_same_150_processes_commit_150_directories(tmp_path):
     op = operation(write_parts, grid={"x": range(150)})
-    package, parcel = pack(op.shared), parcel_of(op)
+    package, parcel = pack(op.shared, tmp_path), parcel_of(op)
     settings = settings_for(tmp_path, op, isolation="process", budget=100.0)
     try:
         told = in_threads(
@@ -281,7 +281,7 @@ def noting(tmp_path, n=5):
 @pytest.mark.parametrize("isolation", ["process", "none"])
 def test_a_batch_whose_tape_is_complete_is_not_run_again_and_tells_the_same(tmp_path, isolation):
     op, runs = noting(tmp_path)
-    package, parcel = pack(op.shared), parcel_of(op)
+    package, parcel = pack(op.shared, tmp_path), parcel_of(op)
     settings = settings_for(tmp_path, op, isolation=isolation, budget=100.0)
     tape = attempts_of(tmp_path) / "one.tape"
     try:
@@ -306,7 +306,7 @@ def test_a_batch_whose_tape_breaks_off_is_lost_with_the_process_that_had_begun(t
     )
     tape.begin(1.5, '{"process":2,"parameters":{"x":2}}')
     tape.close()
-    told = carry_out(settings, pack(op.shared), parcel_of(op), path)
+    told = carry_out(settings, pack(op.shared, tmp_path), parcel_of(op), path)
     assert runs.read_text().split() == ["0", "1"]
     assert told["states"] == {"done": 2}
     assert [unsealed(line.encode())["process"] for line in told["receipts"].split("\n")] == [0, 1]
@@ -319,7 +319,7 @@ def test_a_batch_whose_tape_was_made_and_no_more_is_lost_before_it_began(tmp_pat
     settings = settings_for(tmp_path, op, isolation="process")
     path = attempts_of(tmp_path) / "one.tape"
     path.touch()
-    told = carry_out(settings, pack(op.shared), parcel_of(op), path)
+    told = carry_out(settings, pack(op.shared, tmp_path), parcel_of(op), path)
     assert (told["receipts"], told["begun"]) == ("", None)
     assert told["lost"]
     assert runs.read_text() == ""
@@ -362,7 +362,9 @@ def test_the_batches_of_another_carrier_of_the_operation_are_never_taken_for_its
 def test_a_batch_that_cannot_have_a_tape_is_lost_and_not_run(tmp_path):
     op, runs = noting(tmp_path)
     settings = settings_for(tmp_path, op, isolation="process")
-    told = carry_out(settings, pack(op.shared), parcel_of(op), tmp_path / "nowhere" / "one.tape")
+    told = carry_out(
+        settings, pack(op.shared, tmp_path), parcel_of(op), tmp_path / "nowhere" / "one.tape"
+    )
     assert "tape cannot be written" in told["lost"]
     assert (told["receipts"], told["begun"]) == ("", None)
     assert runs.read_text() == ""
@@ -377,7 +379,7 @@ def test_what_is_on_a_tape_counts_though_its_end_could_not_be_written(tmp_path, 
     settings = settings_for(tmp_path, op, isolation="process", budget=100.0)
     try:
         told = carry_out(
-            settings, pack(op.shared), parcel_of(op), attempts_of(tmp_path) / "one.tape"
+            settings, pack(op.shared, tmp_path), parcel_of(op), attempts_of(tmp_path) / "one.tape"
         )
     finally:
         close_idle_hosts()

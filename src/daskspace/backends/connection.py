@@ -79,7 +79,7 @@ class Connection:
         try:
             with dask.config.set(_missing_config()), _interrupts_wait():
                 opened = open_cluster()
-            self.executor = opened if isinstance(opened, Executor) else self._connect(opened)
+                self.executor = opened if isinstance(opened, Executor) else self._connect(opened)
         except BaseException as error:
             self.close()
             if isinstance(error, DaskspaceError) or not isinstance(error, Exception):
@@ -160,6 +160,9 @@ def _interrupts_wait() -> Iterator[None]:
         for number in before:
             signal.signal(number, note)
         yield
+    except Exception:  # SIGTERM to the whole group ends workers while they start
+        if not received:
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

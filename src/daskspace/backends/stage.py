@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,16 @@ class Stage:
         ------
         SpecError
             What the processes share cannot be sent to workers.
+        DirectoryError
+            It cannot be written to the result directory, from where workers read it.
         """
-        client, options = connection.client, self._options
+        try:
+            return self._make_carrier(connection.client, connection.executor)
+        except OSError as error:
+            raise unusable(self.directory.path, error) from error
+
+    def _make_carrier(self, client: Client | None, executor: Executor) -> Carrier:
+        options = self._options
         settings = Settings(
             directory=str(self.directory.path),
             working_directory=os.getcwd(),
@@ -136,8 +145,8 @@ class Stage:
             self._resources.callback(_forget_topic, client, self._group)
             return ToWorkers(client, run_batch, stop, settings, shared)
         if options.isolation == "none":
-            return InPlace(connection.executor, self._carry_out_here, settings, self._tell)
-        return ToHost(connection.executor, carry_out, stop, settings, shared, self._tell)
+            return InPlace(executor, self._carry_out_here, settings, self._tell)
+        return ToHost(executor, carry_out, stop, settings, shared, self._tell)
 
     def execute(
         self,

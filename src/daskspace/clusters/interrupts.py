@@ -29,3 +29,5 @@ class IgnoreInterrupts(WorkerPlugin):
             # A handler, unlike SIG_IGN and a mask, is not inherited by the programs it starts.
             signal.signal(signal.SIGINT, lambda *_: None)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            if worker.nanny is not None:  # SIGTERM to the whole group: the nanny ends it in order
+                signal.signal(signal.SIGTERM, lambda *_: None)

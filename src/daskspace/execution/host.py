@@ -36,7 +36,6 @@ from daskspace.execution.isolation import HEADER, receive_exactly, signal_name
 from daskspace.execution.origin import is_library, is_ours
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, TapeReader
-from daskspace.execution.travel import Package
 
 GRACE_S = 0.5
 """How long a process may take to end after SIGTERM, before SIGKILL."""
@@ -63,7 +62,7 @@ class WorkerGone(Exception):
 class Child:
     """A fork of the host in which user code runs."""
 
-    def __init__(self, first_job: bytes, package: Package | None, memory: int | None) -> None:
+    def __init__(self, first_job: bytes, memory: int | None) -> None:
         self._host = os.getpid()
         jobs, self._jobs = os.pipe()
         self.messages, messages = os.pipe()
@@ -76,7 +75,7 @@ class Child:
         if self.pid == 0:
             try:
                 _close_all_but(jobs, messages, self.spool.fileno())
-                self._live(first_job, jobs, messages, package, memory)
+                self._live(first_job, jobs, messages, memory)
             except BaseException as error:
                 with contextlib.suppress(OSError):
                     os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -120,14 +119,7 @@ class Child:
         os.close(self.messages)
         self.spool.close()
 
-    def _live(
-        self,
-        job: bytes,
-        jobs: int,
-        messages: int,
-        package: Package | None,
-        memory: int | None,
-    ) -> None:
+    def _live(self, job: bytes, jobs: int, messages: int, memory: int | None) -> None:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -141,7 +133,7 @@ class Child:
         if memory is not None:
             _limit_memory(memory)
         while True:
-            message = _run_job(job, package, (messages, jobs), self.spool)
+            message = _run_job(job, (messages, jobs), self.spool)
             _tell(messages, message)
             size = os.read(jobs, _SIZE.size)
             if len(size) < _SIZE.size:
@@ -149,14 +141,12 @@ class Child:
             job = _read_exactly(jobs, _SIZE.unpack(size)[0])
 
 
-def _run_job(
-    job: bytes, package: Package | None, pipes: tuple[int, int], spool: BinaryIO
-) -> dict[str, Any]:
+def _run_job(job: bytes, pipes: tuple[int, int], spool: BinaryIO) -> dict[str, Any]:
     """Run a job in the child; return the message that tells its end."""
     line, _, body = job.partition(b"\n")
     head = json.loads(line)
     try:
-        settings, sys.path[:], pickled = pickle.loads(body)
+        settings, sys.path[:], package, pickled = pickle.loads(body)
         with capturing(spool=spool):
             batch = load_batch(settings, package, pickled)
     except BaseException as error:
@@ -211,8 +201,6 @@ class Host:
 
     def __init__(self, worker: socket.socket) -> None:
         self._worker = worker
-        self._package: Package | None = None
-        self._package_file: int | None = None
         self._child: Child | None = None
         self._group = ""
         self._stopped = -1
@@ -243,20 +231,11 @@ class Host:
     def _receive(self) -> tuple[bytes, bytes]:
         """Return the next thing that the worker says."""
         try:
-            header, files, _, _ = socket.recv_fds(self._worker, HEADER.size, 1)
-            if len(header) < HEADER.size:
-                header += receive_exactly(self._worker, HEADER.size - len(header))
-            kind, size = HEADER.unpack(header)
+            kind, size = HEADER.unpack(receive_exactly(self._worker, HEADER.size))
             content = receive_exactly(self._worker, size)
         except (OSError, EOFError) as error:
             raise WorkerGone from error
-        if kind == b"P":
-            self._end_child()
-            if self._package_file is not None:
-                os.close(self._package_file)
-            self._package_file = files[0]
-            self._package = Package(content.decode(), b"")
-        elif kind == b"S":
+        if kind == b"S":
             self._stopped = json.loads(content)["number"]
         return kind, content
 
@@ -299,7 +278,7 @@ class Host:
         job = json.dumps(head).encode() + b"\n" + body
         was_kept = self._child is not None
         if self._child is None:
-            self._child = Child(job, self._loaded_package(), head["memory"])
+            self._child = Child(job, head["memory"])
         else:
             self._child.send(job)
         child = self._child
@@ -336,6 +315,8 @@ class Host:
                 patience = min(patience or _LOOK_AT_MEMORY_EVERY_S, _LOOK_AT_MEMORY_EVERY_S)
                 used = _memory_of(child.pid)
                 if used > head["memory"]:
+                    used = _memory_of(child.pid, exactly=True)
+                if used > head["memory"]:
                     text = (
                         f"it used {used / 2**20:.0f} MiB, more than process_memory,"
                         f" {head['memory'] / 2**20:.0f} MiB"
@@ -369,12 +350,6 @@ class Host:
     def _clear_wakeup(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeup, 1 << 12)
-
-    def _loaded_package(self) -> Package | None:
-        if self._package is None or self._package_file is None:
-            return None
-        size = os.fstat(self._package_file).st_size
-        return Package(self._package.key, os.pread(self._package_file, size, 0))
 
     def _end_child(self, grace: float = 0.0, forget: bool = True) -> None:
         """End the child, and all that it has started."""
@@ -473,14 +448,30 @@ def _where(dump: str) -> str | None:
     return None
 
 
-def _memory_of(pid: int) -> int:
-    """Return the resident memory of a process and all below it, in bytes."""
-    total = 0
-    for number in [pid, *_descendants(pid)]:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            pages = Path(f"/proc/{number}/statm").read_text(encoding="ascii").split()
-            total += (int(pages[1]) - int(pages[2])) * resource.getpagesize()
-    return total
+def _memory_of(pid: int, exactly: bool = False) -> int:
+    """Return the memory of a process and all below it, in bytes.
+
+    What forks share counts for each of them, but exactly, which takes milliseconds, once.
+    """
+    return sum(
+        (_exact_memory(number) if exactly else None) or _resident_memory(number)
+        for number in (pid, *_descendants(pid))
+    )
+
+
+def _resident_memory(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        return (int(pages[1]) - int(pages[2])) * resource.getpagesize()
+    return 0
+
+
+def _exact_memory(pid: int) -> int | None:
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
+        return int(sizes["Pss_Anon"]) * 1024
+    return None
 
 
 def _limit_memory(memory: int) -> None:

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -67,7 +66,6 @@ class Host:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         self._mark = uuid.uuid4().hex
-        self._package: str | None = None
         self._sending = threading.Lock()
         self.number = 0
         root = str(Path(daskspace.__file__).parent.parent)
@@ -105,9 +103,7 @@ class Host:
             "budget": settings.budget,
         }
         try:
-            if package is not None and package.key != self._package:
-                self._send_package(package)
-            body = pickle.dumps((settings, sys.path, parcel.content))
+            body = pickle.dumps((settings, sys.path, package, parcel.content))
             self._send(b"J", json.dumps(head).encode() + b"\n" + body)
             while True:
                 answer: dict[str, Any] = json.loads(self._receive())
@@ -138,16 +134,6 @@ class Host:
         code = self._process.poll()
         how = f"by {signal_name(-code)}" if code and code < 0 else f"with exit code {code}"
         return f"the host of its interpreter ended {how}"
-
-    def _send_package(self, package: Package) -> None:
-        with tempfile.TemporaryFile() as file:
-            file.write(package.content)
-            file.flush()
-            with self._sending:
-                head = HEADER.pack(b"P", len(package.key))
-                socket.send_fds(self._socket, [head], [file.fileno()])
-                self._socket.sendall(package.key.encode())
-        self._package = package.key
 
     def _send(self, kind: bytes, content: bytes) -> None:
         with self._sending:

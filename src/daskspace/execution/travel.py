@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import uuid
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -58,10 +57,10 @@ class Shared(Generic[T]):
 
 @dataclass(frozen=True)
 class Package:
-    """The pickled `Shared` values of one operation."""
+    """The pickled `Shared` values of one operation, in a file."""
 
     key: str
-    content: bytes
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -77,23 +76,30 @@ _PACKAGES_KEPT = 2
 _python_path: set[str] = set()
 
 
-def pack(values: Iterable[Shared[Any]]) -> Package:
-    """Return the package that makes `values` known to a worker.
+def pack(values: Iterable[Shared[Any]], directory: Path) -> Package:
+    """Return the package that makes `values` known to a worker, written to a file in `directory`.
 
     Raises
     ------
     SpecError
         A value cannot be pickled.
+    OSError
+        The file cannot be written.
     """
     contents = {shared.key: shared.value for shared in values}
     try:
-        return Package(uuid.uuid4().hex, cloudpickle.dumps(contents))
+        content = cloudpickle.dumps(contents)
     except Exception as error:
         raise SpecError(
             "the operation's function or data cannot be sent to workers:"
             f" {type(error).__name__}: {error}; open files, locks and connections"
             " inside the function instead"
         ) from error
+    key = uuid.uuid4().hex
+    package = Package(key, directory / f"{key}.package")
+    package.path.touch(mode=0o600)  # whoever could write to it would run code as this user
+    package.path.write_bytes(content)
+    return package
 
 
 def unpack(package: Package, python_path: Sequence[str]) -> None:
@@ -104,7 +110,7 @@ def unpack(package: Package, python_path: Sequence[str]) -> None:
     """
     if package.key not in _packages:
         _forget_modules(tuple(python_path))
-        contents = cloudpickle.loads(package.content)
+        contents = cloudpickle.loads(package.path.read_bytes())
         _packages[package.key] = {key: _restored(key, value) for key, value in contents.items()}
         for stale in list(_packages)[:-_PACKAGES_KEPT]:
             _packages.pop(stale, None)
@@ -299,7 +305,7 @@ class ToHost(Away):
         tell: Any,
     ) -> None:
         super().__init__(settings)
-        package = pack(shared)
+        package = pack(shared, attempts_of(settings.directory))
         self._stop = stop
         self._begin: Callable[[Parcel, Path], Event] = lambda parcel, tape: executor.submit(
             function, settings, package, parcel, tape, tell
@@ -342,24 +348,14 @@ class ToWorkers(Away):
         global _is_client
         _is_client = True
         super().__init__(settings)
-        self._content = pack(shared)
-        self._deliveries = itertools.count()
+        # A file, not data of Dask's: tasks that depend on data go where it is, all to one worker.
+        self._package = pack(shared, attempts_of(settings.directory))
         self._client = client
         self._executor = client.get_executor(pure=False)
         self._function = function
         self._stop = stop
-        self._package = self._deliver()
-
-    def _deliver(self) -> Any:
-        # A task of its own, so that a worker fetches it from its peers, and a lost one is redone.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            key = (f"{self._settings.group}-shared", next(self._deliveries))
-            return self._client.submit(_deliver, self._content, key=key, pure=False)
 
     def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
-        if self._package.status not in ("pending", "finished"):  # too many workers died with it
-            self._package = self._deliver()
         key = (self._settings.group, name)
         return self._executor.submit(
             self._function, self._settings, self._package, parcel, tape, key=key
@@ -394,7 +390,3 @@ def patiently(function: Callable[[], T], patience: float) -> T | None:
     thread.start()
     thread.join(patience)
     return returned[0] if returned else None
-
-
-def _deliver(package: Package) -> Package:
-    return package
