@@ -1342,6 +1342,7 @@ def only_begun_repeated(here, n, lost_retries=2):
 def test_processes_of_a_killed_worker_run_elsewhere(mcore, here):
     executing(mcore, here, 16)
     wait_for(lambda: len(noted(here / "ended")) >= 3)
+    time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
     victim = min(worker_pids(mcore))
     os.kill(victim, signal.SIGKILL)
     op = finish(mcore)
@@ -1368,6 +1369,7 @@ def test_processes_of_a_killed_host_run_again(mcore, here):
     workers = worker_pids(mcore)
     executing(mcore, here, 16)
     wait_for(lambda: len(noted(here / "ended")) >= 3)
+    time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
     os.kill(min(host_pids(mcore)), signal.SIGKILL)
     op = finish(mcore)
     assert states(op) == {"done": 16}
@@ -1378,6 +1380,7 @@ def test_processes_of_a_killed_host_run_again(mcore, here):
 def test_a_worker_that_stands_still_for_a_while_loses_nothing(mcore, here):
     executing(mcore, here, 16)
     wait_for(lambda: len(noted(here / "ended")) >= 3)
+    time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
     victim = min(worker_pids(mcore))
     os.kill(victim, signal.SIGSTOP)
     try:
@@ -1392,6 +1395,7 @@ def test_a_worker_that_stands_still_for_a_while_loses_nothing(mcore, here):
 def test_a_host_that_stands_still_for_a_while_loses_nothing(mcore, here):
     executing(mcore, here, 16)
     wait_for(lambda: len(noted(here / "ended")) >= 3)
+    time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
     victim = min(host_pids(mcore))
     os.kill(victim, signal.SIGSTOP)
     try:
@@ -1406,6 +1410,7 @@ def test_a_host_that_stands_still_for_a_while_loses_nothing(mcore, here):
 def test_both_workers_killed_at_once_come_back(mcore, here):
     executing(mcore, here, 16)
     wait_for(lambda: len(noted(here / "ended")) >= 3)
+    time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
     for pid in worker_pids(mcore):
         os.kill(pid, signal.SIGKILL)
     op = finish(mcore)
@@ -1418,6 +1423,7 @@ def test_a_cluster_without_workers_is_opened_anew(here, mark):
     with warm_backend("mcore") as backend:
         executing(backend, here, 16, no_workers_timeout=3)
         wait_for(lambda: len(noted(here / "ended")) >= 3)
+        time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
         backend.cluster.scale(0)
         op = finish(backend)
         assert states(op) == {"done": 16}
@@ -1454,6 +1460,7 @@ def test_a_cluster_whose_scheduler_was_killed_is_opened_anew(here, mark):
     with backend:
         executing(backend, here, 16)
         wait_for(lambda: len(noted(here / "ended")) >= 3)
+        time.sleep(0.2)  # what has just ended is on its tape by now, and the next is under way
         never_collected.append(backend.cluster)
         (scheduler,) = [p for p in marked(mark) if "distributed.Scheduler" in command_of(p)]
         scheduler.kill()
