@@ -831,7 +831,7 @@ def test_memory_below_the_limit_is_at_a_processs_disposal(backend):
 
 
 def test_memory_that_forks_share_counts_once(backend):
-    # fails while `host._memory_of` adds up what is resident: it is four times what is there
+    # what is resident in each adds up to five times what is there
     def job(x):
         kept = b"x" * 200_000_000
         for _ in range(4):

@@ -31,3 +31,4 @@ class IgnoreInterrupts(WorkerPlugin):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if worker.nanny is not None:  # SIGTERM to the whole group: the nanny ends it in order
                 signal.signal(signal.SIGTERM, lambda *_: None)
+                signal.set_wakeup_fd(-1)  # nobody listens any more, and its loop may be closed
