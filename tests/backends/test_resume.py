@@ -261,7 +261,10 @@ def test_an_operation_from_a_file_goes_on(serial, runs):
         "        file.write(f'{x}\\n')\n"
         "    return x ** 3\n"
     )
-    text = "type: function\nfunction: cubes_here:cube\nparameter_ranges:\n  x: {x}\n  runs: ['{runs}']\n"
+    text = (
+        "type: function\nfunction: cubes_here:cube\n"
+        "parameter_ranges:\n  x: {x}\n  runs: ['{runs}']\n"
+    )
     Path("op.yaml").write_text(text.format(x=[1, 2], runs=runs.path))
     serial.run(load_operation("op.yaml", "results", resume=True))
     Path("op.yaml").write_text(text.format(x=[3, 2, 1], runs=runs.path))
