@@ -19,6 +19,11 @@ from daskspace.clusters import LoadLevelerCluster, LoadLevelerJob
 from daskspace.clusters.jobqueue import dask_jobqueue
 from daskspace.clusters.loadleveler import directives, job_key, megabytes, wall_clock_limit
 
+try:
+    from tests.loadleveler.llsim import jcf
+except ImportError:
+    jcf = None
+
 LLSUBMIT = """
 import fcntl, json, os, subprocess, sys, time
 from pathlib import Path
@@ -240,6 +245,27 @@ def test_the_configuration_says_the_same(option):
         assert directive(key) == expected
 
 
+@pytest.mark.skipif(jcf is None, reason="the stand-in for LoadLeveler is not here")
+@pytest.mark.parametrize("skip", [{"resources"}, {"job_cpu", "job_mem"}], ids=["computed", "said"])
+def test_what_is_asked_for_is_what_loadleveler_reads(skip, tmp_path):
+    options = {option: value for option, (_, value, _) in EVERYTHING.items() if option not in skip}
+    expected = {key: text for option, (key, _, text) in EVERYTHING.items() if option in options}
+    if "job_cpu" in options:
+        expected["resources"] = "ConsumableCpus(2) ConsumableMemory(3250mb)"
+    log = tmp_path / "my logs" / expected["job_name"]
+    expected |= {end: f"{log}.$(jobid).$(stepid).{end[:3]}" for end in ("output", "error")}
+    expected["network.mpi"] = "sn_all,,us"
+    one = job(
+        log_directory=tmp_path / "my logs",
+        job_extra_directives=["#@ network.MPI = sn_all,,us"],
+        job_script_prologue=["## @ class = no", "echo '# @ queue'"],
+        **options,
+    )
+    read = jcf.parse(one.job_script())
+    assert read.steps == [expected]
+    assert read.script.splitlines()[-3:-1] == ["## @ class = no", "echo '# @ queue'"]
+
+
 @pytest.mark.parametrize("option", ["resources", "environment", "notification", "walltime"])
 def test_an_empty_string_leaves_a_directive_out(option):
     assert directive(EVERYTHING[option][0], **{option: ""}) is None
@@ -337,6 +363,9 @@ def test_further_directives_get_one_prefix_and_come_before_the_last(extra):
         {"notify_user": "me\r"},
         {"log_directory": "logs\n# @ x"},
         {"initialdir": "a\\"},
+        {"log_directory": "$NO_SUCH_VARIABLE/logs"},
+        {"log_directory": "$(home)/logs"},
+        {"job_mem": 0},
         {"comment": 'a" b'},
         {"restart": "perhaps"},
         {"job_cpu": 0},
@@ -357,6 +386,7 @@ def test_further_directives_get_one_prefix_and_come_before_the_last(extra):
 def test_what_would_change_the_job_command_file_is_refused(options):
     with pytest.raises(ValueError):
         job(**options)
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("line", ["## @ x", "##@ x", "# notification = never", "echo '# @ x'"])
@@ -400,6 +430,11 @@ def test_the_log_directory_is_made_and_named_absolutely(tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
+def test_a_directory_that_only_loadleveler_knows_is_left_to_it():
+    assert directive("initialdir", initialdir="$(home)/x") == "$(home)/x"
+    assert directive("initialdir", initialdir="x") == os.path.abspath("x")
+
+
 def test_a_worker_ends_before_its_job_when_a_margin_is_given():
     assert "--lifetime" not in job().job_script()
     script = job(walltime="01:00:00,00:50:00", lifetime_margin="90s").job_script()
@@ -416,6 +451,7 @@ def test_a_job_keeps_the_locale_of_its_user(monkeypatch):
     assert lines.index("export LC_ALL=de_DE.UTF-8") < lines.index("module load python")
     assert prologue == ["module load python"]
     assert "LC_ALL" not in job(environment="HOME=/x").job_script()
+    assert job(environment="COPY_ALL; LC_ALL=C.UTF-8").job_script().count("LC_ALL") == 1
 
 
 # What it is told by its configuration
@@ -694,6 +730,28 @@ def test_a_job_that_cannot_be_submitted_is_reported_and_tried_again_on_request(l
         cluster.scale(1)
         client.wait_for_workers(1, timeout=60)
     wait_until(lambda: not ll.running())
+
+
+def test_jobs_that_could_be_submitted_stay_when_another_could_not(ll):
+    with cluster_of(ll, python="/bin/true", submit_retries=0) as cluster:
+        ll.set(failures=1)
+        cluster.scale(3)
+        wait_until(lambda: cluster.submit_error is not None)
+        assert len(cluster.workers) == len(cluster.plan) == 2
+        cluster.scale(3)
+        wait_until(lambda: len(cluster.workers) == 3)
+        ids = {job.job_id for job in cluster.workers.values()}
+    assert Counter(ll.cancelled) == Counter(ids)
+    assert len(ll.submissions) == 4
+
+
+def test_an_adaptive_cluster_asks_again_by_itself(ll):
+    with cluster_of(ll, python="/bin/true", submit_retries=0) as cluster:
+        ll.set(failures=2)
+        cluster.adapt(minimum=1, maximum=1, interval="100ms")
+        wait_until(lambda: [job.status.name for job in cluster.workers.values()] == ["running"])
+    assert len(ll.submissions) == 3
+    assert len(ll.cancelled) == 1
 
 
 def test_workers_that_cannot_be_had_at_once_are_reported_before_the_cluster_is_used(ll):

@@ -66,11 +66,13 @@ def directives(
             raise ValueError("job_extra_directives: 'queue' is added by itself, at the end")
         lines.append(line)
     for line in lines:
-        if any(ord(char) < 32 and char != "\t" for char in line) or line.endswith("\\"):
-            raise ValueError(
-                f"a directive must be a single line without control characters: {line!r}"
-            )
+        _check_line(line)
     return "\n".join(f"# @ {line}" for line in [*lines, "queue"])
+
+
+def _check_line(text: str) -> None:
+    if any(ord(char) < 32 and char != "\t" for char in text) or text.endswith("\\"):
+        raise ValueError(f"a directive must be a single line without control characters: {text!r}")
 
 
 def megabytes(n_bytes: float) -> int:
@@ -146,8 +148,12 @@ def yes_no(value: bool | str) -> str:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return `path` with ``~`` and variables put in, which LoadLeveler does not do."""
-    return os.path.abspath(os.path.expandvars(os.path.expanduser(path)))
+    """Return `path` with ``~`` and variables put in, which LoadLeveler does not do.
+
+    One that begins with a variable of LoadLeveler's, like ``$(home)``, is left to it.
+    """
+    path = os.path.expandvars(os.path.expanduser(path))
+    return path if path.startswith("$(") else os.path.abspath(path)
 
 
 def complete_section(name: str) -> None:
@@ -256,7 +262,9 @@ class LoadLevelerJob(dask_jobqueue.core.Job):
 
         walltime = setting("walltime", walltime)
         margin = setting("lifetime-margin", lifetime_margin)
-        arguments = [str(argument) for argument in setting("worker-extra-args", worker_extra_args)]
+        arguments = [
+            str(argument) for argument in setting("worker-extra-args", worker_extra_args) or ()
+        ]
         is_timed = any(re.match(r"--lifetime(=|$)", argument) for argument in arguments)
         if walltime and margin and not is_timed:
             arguments += lifetime(walltime, margin)
@@ -264,6 +272,9 @@ class LoadLevelerJob(dask_jobqueue.core.Job):
         log_directory = setting("log-directory", log_directory)
         if log_directory:
             log_directory = absolute(log_directory)
+            _check_line(log_directory)
+            if "$" in log_directory:
+                raise ValueError(f"log_directory: a variable is not set here: {log_directory!r}")
             os.makedirs(log_directory, exist_ok=True)
 
         super().__init__(
@@ -332,7 +343,7 @@ class LoadLevelerJob(dask_jobqueue.core.Job):
             extra = [f"{key} = {value}" for key, value in extra.items()]
         self.job_header = directives(values, self.job_directives_skip, extra)
 
-        if "COPY_ALL" in variables.upper():  # and with it the LC_ALL of `run`
+        if "COPY_ALL" in variables.upper() and "LC_ALL" not in variables:  # that of `run` comes too
             own = os.environ.get("LC_ALL")
             line = "unset LC_ALL" if own is None else f"export LC_ALL={shlex.quote(own)}"
             self._job_script_prologue = [line, *self._job_script_prologue]
@@ -342,7 +353,8 @@ class LoadLevelerJob(dask_jobqueue.core.Job):
         if text is not None:
             return text
         cpus = self.worker_cores if cpus is None else cpus
-        return resources(cpus, str(memory or f"{megabytes(self.worker_memory)}mb"))
+        memory = f"{megabytes(self.worker_memory)}mb" if memory is None else memory
+        return resources(cpus, str(memory))
 
     def _refuse_stray_directives(self) -> None:
         """LoadLeveler obeys directives wherever they stand in a file."""
