@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 BACKENDS = {
     "serial": "daskspace.backends.serial:SerialBackend",
     "mcore": "daskspace.backends.multicore:MulticoreBackend",
+    "loadl": "daskspace.backends.loadleveler:LoadLevelerBackend",
+    "slurm": "daskspace.backends.jobqueue:SlurmBackend",
+    "pbs": "daskspace.backends.jobqueue:PBSBackend",
+    "sge": "daskspace.backends.jobqueue:SGEBackend",
+    "lsf": "daskspace.backends.jobqueue:LSFBackend",
+    "htcondor": "daskspace.backends.jobqueue:HTCondorBackend",
+    "oar": "daskspace.backends.jobqueue:OARBackend",
+    "moab": "daskspace.backends.jobqueue:MoabBackend",
 }
 """The name of every backend, and where its class is."""
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from daskspace.execution.isolation import close_idle_hosts
 from daskspace.execution.travel import patiently
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, WorkerPlugin
     from distributed.deploy.cluster import Cluster
 
 _ANSWER_S = 5.0
@@ -44,8 +44,8 @@ class Connection:
         Returns a Dask cluster, a connected client, or an executor.
     resources : ExitStack
         What `close` closes, last entered first.
-    isolates : bool
-        Whether user code runs in children of the workers.
+    worker_plugins : callable
+        Returns the plugins that its workers get.
 
     Raises
     ------
@@ -68,10 +68,10 @@ class Connection:
         self,
         open_cluster: Callable[[], Cluster | Client | Executor],
         resources: contextlib.ExitStack,
-        isolates: bool,
+        worker_plugins: Callable[[], Iterable[WorkerPlugin]],
     ) -> None:
         self._resources = resources
-        self._isolates = isolates
+        self._worker_plugins = worker_plugins
         self.client: Client | None = None
         self.cluster: Cluster | None = None
         self.workers = 0
@@ -112,9 +112,6 @@ class Connection:
     def _connect(self, opened: Cluster | Client) -> Executor:
         from distributed import Client
 
-        from daskspace.backends.worker import Hosts
-        from daskspace.clusters.interrupts import IgnoreInterrupts
-
         if isinstance(opened, Client):
             self.client, self.cluster = opened, opened.cluster
         else:
@@ -122,9 +119,8 @@ class Connection:
             self.cluster = opened
             self.client = Client(opened, set_as_default=False)
             self._resources.callback(self.client.close)
-        self.client.register_plugin(IgnoreInterrupts())
-        if self._isolates:
-            self.client.register_plugin(Hosts())
+        for plugin in self._worker_plugins():
+            self.client.register_plugin(plugin)
         return self.client.get_executor(pure=False)
 
     def __str__(self) -> str:

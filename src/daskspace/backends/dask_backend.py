@@ -33,7 +33,7 @@ from daskspace.execution.status import Status
 if TYPE_CHECKING:
     from typing import Any
 
-    from distributed import Client
+    from distributed import Client, WorkerPlugin
     from distributed.deploy.cluster import Cluster
 
 _O = TypeVar("_O")
@@ -89,7 +89,6 @@ class DaskBackend(Backend):
         self._stage: Stage | None = None
         super().__init__()
         self._run_options = take_options(options, self.default_isolation)
-        self._isolates = self._run_options.isolation != "none"
         self.options = options
         self._check_options()
 
@@ -170,7 +169,7 @@ class DaskBackend(Backend):
         self.state = "executing"
         self._log("executing")
         deadline = time.monotonic() + _finite(timeout)
-        stage.execute(connection, carrier, deadline, self._reconnect)
+        stage.execute(connection, carrier, deadline, self._count_slots, self._reconnect)
 
     def check_status(self) -> Status:
         """Return how far the operation has come; see `Status`."""
@@ -304,7 +303,7 @@ class DaskBackend(Backend):
         if self._connection is not None and not self._connection.is_alive:
             self._disconnect()
         if self._connection is None:
-            self._connection = Connection(self._open_cluster, self._resources, self._isolates)
+            self._connection = self._open_connection()
             undo.callback(self._disconnect)
             _connected.add(self)
             _register_close()
@@ -313,8 +312,23 @@ class DaskBackend(Backend):
     def _reconnect(self) -> Connection:
         """Open the cluster anew after it was lost."""
         self._disconnect()
-        self._connection = Connection(self._open_cluster, self._resources, self._isolates)
+        self._connection = self._open_connection()
         return self._connection
+
+    def _open_connection(self) -> Connection:
+        return Connection(self._open_cluster, self._resources, self._worker_plugins)
+
+    def _worker_plugins(self) -> list[WorkerPlugin]:
+        """Return the plugins that the workers of the cluster get."""
+        from daskspace.backends.worker import Hosts
+        from daskspace.clusters.interrupts import IgnoreInterrupts
+
+        isolates = self._run_options.isolation != "none"
+        return [IgnoreInterrupts(), *([Hosts()] if isolates else [])]
+
+    def _count_slots(self) -> int | None:
+        """Return how many processes can run just now; see `Dispatcher`."""
+        return self._connection.count_slots() if self._connection else 0
 
     def _disconnect(self) -> None:
         if self._connection is not None:

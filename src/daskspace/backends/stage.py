@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from daskspace.backends.connection import CLOSE_S
 from daskspace.backends.interrupts import Interrupts
 from daskspace.backends.options import RunOptions
-from daskspace.errors import DirectoryError, OperationError
+from daskspace.clusters.leftovers import cancel_leftovers
+from daskspace.errors import DaskspaceError, DirectoryError, OperationError
 from daskspace.execution.attempt import Settings
 from daskspace.execution.capture import Allowance, capturing
 from daskspace.execution.commit import attempts_of, discard
@@ -153,15 +154,15 @@ class Stage:
         connection: Connection,
         carrier: Carrier,
         deadline: float,
+        count_slots: Callable[[], int | None],
         reconnect: Callable[[], Connection],
     ) -> None:
         """Begin to carry all processes to their outcomes; without workers, do all of it."""
         travels = connection.client is not None
-        self._connection = connection
         self._dispatcher = Dispatcher(
             self.operation,
             self._journal,
-            lambda: self._connection.count_slots(),
+            count_slots,
             travels,
             self._past,
             self._options.policies,
@@ -227,6 +228,17 @@ class Stage:
         self._resources.close()
         return not ended or left_running
 
+    def count_left(self) -> int | None:
+        """Return how many processes are to be run, None if nobody can tell.
+
+        0 until the first that is to be run has been found.
+        """
+        dispatcher = self._dispatcher
+        if dispatcher is None or not dispatcher.has_sent or self._ended.is_set():
+            return 0
+        status = self.status("", 0)
+        return None if status.total is None else max(status.total - status.ended, 0)
+
     def status(self, state: str, workers: int) -> Status:
         """Return how far the operation has come."""
         dispatcher = self._dispatcher
@@ -261,7 +273,7 @@ class Stage:
             what = "it could not go on" if self._failure else "its processes could not all be had"
             counts = self._dispatcher.counts
             raise OperationError(
-                f"the operation ended early, {what}: {type(error).__name__}: {error}; what ended"
+                f"the operation ended early, {what}: {_told(error)}; what ended"
                 f" before, {counts.total() - counts['cancelled']} processes, is in"
                 f" {self.directory.path}"
             ) from error
@@ -304,13 +316,12 @@ class Stage:
                     message = f"the cluster was lost: {error}; it is opened anew"
                 # not within `except`: what `reconnect` raises is to tell its own cause
                 self._log(message, logging.WARNING)
-                self._connection = reconnect()
-                carrier = self.make_carrier(self._connection)
+                carrier = self.make_carrier(reconnect())
         except KeyboardInterrupt:
             self._was_interrupted = True
         except BaseException as error:
             self._failure = error
-            self._log(f"it could not go on: {error!r}", logging.ERROR)
+            self._log(f"it could not go on: {_told(error)}", logging.INFO)
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.abort(f"{type(error).__name__}: {error}"[:500])
                 dispatcher.give_up()
@@ -372,8 +383,11 @@ class Stage:
         lock = Lock(directory.lock)
         undo.callback(lock.release)
         self._resources.callback(lock.release)
+        directory.cancel.unlink(missing_ok=True)
         resume = getattr(operation, "resume", False)
         again = () if isinstance(resume, bool) else resume
+        if resume:
+            self._cancel_jobs()
         if resume and directory.holds_operation and has_header(directory.journal):
             self._past = Past(self._identity, directory.journal, again)
             self._describe(facts, self._past.sessions + 1)
@@ -396,6 +410,14 @@ class Stage:
         discard(attempts_of(directory.path))
         attempts_of(directory.path).mkdir(exist_ok=True)  # what was killed may still make it
         undo.callback(discard, attempts_of(directory.path))
+
+    def _cancel_jobs(self) -> None:
+        """Cancel the batch jobs that a client which was killed has left in a queue."""
+        ended = cancel_leftovers(self.directory.jobs_record)
+        if ended.cancelled:
+            text = f"cancelled the batch jobs that were left over: {', '.join(ended.cancelled)}"
+            self.remarks.append((logging.INFO, text))
+        self.remarks.extend((logging.WARNING, problem) for problem in ended.problems)
 
     def _remark(self, fingerprints: Mapping[str, str], adopted: int) -> None:
         """Remember what there is to say about a resumed operation."""
@@ -445,6 +467,11 @@ class Stage:
         own = getattr(self.operation, "python_path", ())
         script = sys.path[0] if sys.path and Path(sys.path[0] or ".").is_dir() else "."
         return tuple(dict.fromkeys([*own, os.getcwd(), os.path.abspath(script)]))
+
+
+def _told(error: BaseException) -> str:
+    own = isinstance(error, DaskspaceError)
+    return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 def _forget_topic(client: Client, topic: str) -> None:

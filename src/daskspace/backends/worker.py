@@ -9,14 +9,23 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 
+from daskspace.clusters.walltime import Walltime
 from daskspace.execution.attempt import Settings
-from daskspace.execution.isolation import carry_out, close_idle_hosts, start_hosts
+from daskspace.execution.isolation import (
+    carry_out,
+    close_idle_hosts,
+    nothing_begun,
+    start_hosts,
+)
 from daskspace.execution.travel import Package, Parcel
 
 
 def run_batch(settings: Settings, package: Package, parcel: Parcel, tape: Path) -> dict[str, Any]:
     """Run a batch on this worker, and never raise; see `carry_out`."""
     worker = get_worker()
+    walltime = worker.plugins.get(Walltime.name)
+    if walltime and not walltime.allows(settings.process_timeout or parcel.longest):
+        return nothing_begun()
 
     def tell(message: Mapping[str, Any]) -> None:
         worker.log_event(settings.group, {**message, "worker": worker.name})

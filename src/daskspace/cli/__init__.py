@@ -14,6 +14,7 @@ DONE, BAD_INPUT, USAGE, FAILED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _COMMANDS = {
     "run": "daskspace.cli.run:run",
     "resume": "daskspace.cli.resume:resume",
+    "cancel": "daskspace.cli.cancel:cancel",
     "plan": "daskspace.cli.plan:plan",
     "table": "daskspace.cli.inspect:table",
     "failures": "daskspace.cli.inspect:failures",
@@ -26,6 +27,7 @@ _COMMANDS = {
 _SUMMARIES = {
     "run": "Run an operation.",
     "resume": "Go on with an operation that was interrupted.",
+    "cancel": "Stop an operation, and cancel its batch jobs.",
     "plan": "Show what would run; runs nothing.",
     "table": "Show the table of results.",
     "failures": "Show what failed, why, and how to run it again.",

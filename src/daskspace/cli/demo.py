@@ -10,7 +10,7 @@ import click
 
 from daskspace.cli import DONE, FAILED
 from daskspace.cli.inspect import sorted_rows
-from daskspace.cli.run import backend_options, choose_backend, report, run_operation
+from daskspace.cli.run import backend_options, report, run_operation
 from daskspace.cli.show import command, console, print_rows, reason, shell_path, told
 from daskspace.errors import ConfigError
 
@@ -28,8 +28,6 @@ def demo(
     example: str,
     backend: str | None,
     options: dict[str, Any],
-    serial: bool,
-    mcore: bool,
     output: Path | None,
 ) -> None:
     """Run EXAMPLE, by default on all cores.
@@ -43,11 +41,10 @@ def demo(
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f'the demo needs {package}: pip install "daskspace[demo]"')
     spec = EXAMPLES / f"{example}.yaml"
-    chosen = choose_backend(backend, serial, mcore) or "mcore"
     out = console()
     out.print(f"operation  {spec}", soft_wrap=True)
     operation = load_operation(spec, output)
-    table, took = run_operation(operation, chosen, options)
+    table, took = run_operation(operation, backend or "mcore", options)
     if example == "classification":
         columns = [*operation.parameters, "run", "accuracy", "f1", "duration"]
         out.print(f"the best {_BEST} of {len(table)}:", style="bold")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
@@ -80,6 +83,8 @@ class Progress:
         if link and not self._link_told:
             self._link_told = True
             self._tell(f"dashboard  {link}")
+            if tunnel := _tunnel(link):
+                self._tell(f"  from your own machine: {tunnel}")
         if status.first_failure is not None:
             self.tell_failure(status.first_failure)
         if status.ending and status.ending != self._ending_told and not status.complete:
@@ -191,7 +196,19 @@ class _Aside:
         return getattr(self._file, name)
 
 
+def _tunnel(link: str) -> str | None:
+    """Return what opens a page of this machine on the one from which the user came by ssh."""
+    address = urllib.parse.urlsplit(link)
+    if "SSH_CONNECTION" not in os.environ or address.hostname not in ("127.0.0.1", "localhost"):
+        return None
+    port, user = address.port, os.environ.get("USER", "")
+    there = f"{user}@{socket.gethostname()}" if user else socket.gethostname()
+    return f"ssh -L {port}:127.0.0.1:{port} {there}"
+
+
 def _summary(status: Status) -> str:
+    from rich.markup import escape
+
     parts = [f"{status.ended}/{'?' if status.total is None else status.total}"]
     for state in STATES:
         number = status.counts.get(state)
@@ -202,4 +219,6 @@ def _summary(status: Status) -> str:
         parts.append(f"{status.rate:.3g}/s")
     if status.eta is not None:
         parts.append(f"ETA {seconds(status.eta)}")
+    if status.jobs is not None:
+        parts.append(escape(status.jobs.describe(status.workers)))
     return "  ".join(parts)

@@ -10,7 +10,6 @@ import click
 from daskspace.cli.run import (
     backend_options,
     carry_out,
-    choose_backend,
     limit_options,
     output_options,
 )
@@ -35,8 +34,6 @@ def resume(
     directory: Path,
     backend: str | None,
     options: dict[str, Any],
-    serial: bool,
-    mcore: bool,
     operation_timeout: float | None,
     as_json: bool,
     quiet: bool,
@@ -50,7 +47,6 @@ def resume(
     from daskspace.operations.spec import load_operation
     from daskspace.results.directory import ResultDirectory
 
-    chosen = choose_backend(backend, serial, mcore)
     results = ResultDirectory(directory)
     if not results.operation.exists():
         raise DirectoryError(f"{directory} holds no operation: there is no {results.operation}")
@@ -62,7 +58,7 @@ def resume(
             f"{error}; or resume it from the program that made it, with"
             f" result_directory={str(directory)!r} and resume=True"
         ) from error
-    last = chosen or operation.backend or _last_backend(results)
+    last = backend or operation.backend or _last_backend(results)
     carry_out(operation, last, options, operation_timeout, as_json, quiet)
 
 

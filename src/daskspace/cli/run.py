@@ -40,11 +40,24 @@ def _parse_options(
     return options
 
 
+_SHORT = {"serial": "-s", "mcore": "-m", "loadl": "-L"}
+
+
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that choose a backend."""
+    """Give a command the options that choose a backend; it gets the name of one, or None."""
+
+    @functools.wraps(command)
+    def choosing(*, backend: str | None, **given: Any) -> Any:
+        named = {name for name in _SHORT if given.pop(name)} | ({backend} if backend else set())
+        if len(named) > 1:
+            raise click.UsageError("give one backend only")
+        return command(backend=named.pop() if named else None, **given)
+
     for option in (
-        click.option("-m", "--mcore", is_flag=True, help="Short for -b mcore."),
-        click.option("-s", "--serial", is_flag=True, help="Short for -b serial."),
+        *(
+            click.option(short, f"--{name}", is_flag=True, help=f"Short for -b {name}.")
+            for name, short in reversed(_SHORT.items())
+        ),
         click.option(
             "-O",
             "--option",
@@ -56,8 +69,8 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("-b", "--backend", metavar="NAME", help="Where to run; see `backends`."),
     ):
-        command = option(command)
-    return command
+        choosing = option(choosing)
+    return choosing
 
 
 _LIMITS = {
@@ -118,8 +131,6 @@ def run(
     spec: Path,
     backend: str | None,
     options: dict[str, Any],
-    serial: bool,
-    mcore: bool,
     output: Path | None,
     resume: bool,
     timeout: float | None,
@@ -129,11 +140,10 @@ def run(
     """Run the operation that SPEC, a YAML file, describes."""
     from daskspace.operations.spec import load_operation
 
-    chosen = choose_backend(backend, serial, mcore)
     if resume and output is None:
         raise click.UsageError("--resume needs the result directory: -o DIRECTORY")
     operation = load_operation(spec, output, resume=resume)
-    carry_out(operation, chosen, options, timeout, as_json, quiet)
+    carry_out(operation, backend, options, timeout, as_json, quiet)
 
 
 def carry_out(
@@ -150,15 +160,6 @@ def carry_out(
         table, took = run_operation(operation, backend_type, options, timeout, quiet)
     report(operation, table, took, as_json)
     raise SystemExit(exit_code(table))
-
-
-def choose_backend(backend: str | None, serial: bool, mcore: bool) -> str | None:
-    """Return the one backend that the options name, None if they name none."""
-    flags = {"serial": serial, "mcore": mcore}
-    named = {name for name, given in flags.items() if given} | ({backend} if backend else set())
-    if len(named) > 1:
-        raise click.UsageError("give one backend only")
-    return named.pop() if named else None
 
 
 def run_operation(

@@ -97,6 +97,11 @@ class Queue:
     explain: Callable[[str], list[str]] | None = None
     has_none: Callable[[int, str], bool] = _never
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether the query tells of all jobs of a user, whatever ids it is given."""
+        return self.query([], "user") == self.query(["1"], "user")
+
 
 def ask(
     queue: Queue, job_ids: Iterable[str], *, extra: Sequence[str] = (), timeout_s: float = 30.0
@@ -121,9 +126,22 @@ def ask(
     ValueError
         If an id is none.
     """
+    ids = list(job_ids)
+    jobs = look(queue, ids, extra=extra, timeout_s=timeout_s)
+    found = {queue.key(job.job_id): job for job in jobs}
+    return {job_id: found[key] for job_id in ids if (key := queue.key(job_id)) in found}
+
+
+def look(
+    queue: Queue, job_ids: Iterable[str], *, extra: Sequence[str] = (), timeout_s: float = 30.0
+) -> list[QueuedJob]:
+    """Return every job that the query for `job_ids` tells of; some tell all of the user's jobs.
+
+    Raises as `ask` does.
+    """
     ids = [_checked(job_id) for job_id in job_ids]
-    if not ids:
-        return {}
+    if not ids and not queue.tells_all:
+        return []
     argv = _with(extra, queue.query(ids, _user()))
     code, out, err = _run(argv, timeout_s)
     if code and not queue.has_none(code, err or out):
@@ -131,7 +149,7 @@ def ask(
     found: dict[str, QueuedJob] = {}
     for job in sorted(queue.parse(out), key=lambda job: _LIVELIEST.index(job.state)):
         found.setdefault(queue.key(job.job_id), job)
-    return {job_id: found[key] for job_id in ids if (key := queue.key(job_id)) in found}
+    return list(found.values())
 
 
 def cancel(

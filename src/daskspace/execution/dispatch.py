@@ -21,6 +21,8 @@ from daskspace.execution.past import AGAIN, Known, Past
 from daskspace.execution.source import Source
 from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
+CANCEL = "cancel"
+"""The file in a result directory that asks whoever runs its operation to stop."""
 BATCH_BUDGET_S = 0.25
 """How much measured work a batch holds; short enough to watch, long against Dask's 2 ms."""
 LARGEST_BATCH = 2_000
@@ -81,7 +83,8 @@ class Dispatcher:
     journal : Journal
         Where receipts go.
     slots : callable
-        How many processes can run at the same time, just now; 0 when there is no worker.
+        How many processes can run at the same time, just now; 0 when there is no worker, None
+        when there is none yet, but some are to come. What it raises ends the operation.
     travels : bool
         Whether processes run on workers. Where they do not, they go one by one.
     past : Past
@@ -98,7 +101,7 @@ class Dispatcher:
         self,
         operation: Any,
         journal: Journal,
-        slots: Callable[[], int],
+        slots: Callable[[], int | None],
         travels: bool,
         past: Past,
         policies: Policies,
@@ -116,6 +119,7 @@ class Dispatcher:
         self._isolated = isolated
         self._log = log
         self._slots = 1
+        self._has_workers = True
         self._next_look = 0.0
         self._next_sync = time.monotonic() + _SYNC_EVERY_S
         self._waiting: deque[tuple[int, Any]] = deque()
@@ -126,6 +130,7 @@ class Dispatcher:
         self._failures: Counter[int] = Counter()
         self._losses: Counter[int] = Counter()
         self._losses_in_a_row = 0
+        self._longest = 0.0
         self._size = 1
         self._drains = False
         self._aborts = False
@@ -138,6 +143,7 @@ class Dispatcher:
         self._alike: list[tuple[Any, Any]] | None = [] if policies.circuit_breaker else None
         self._failed_here = 0
         self.counts: Counter[str] = Counter()
+        self.has_sent = False
         self.first_failure: Outcome | None = None
         self.reason: str | None = None
         self.left_running = False
@@ -193,6 +199,8 @@ class Dispatcher:
                     self.abort("the time of the operation was up")
                 if self._aborts:
                     break
+                if self._drains and not self._has_workers:
+                    self._recall(carrier)
                 self._fill(carrier)
                 if not self._finished():
                     self._receive(carrier, min(self._patience(), deadline - time.monotonic()))
@@ -288,15 +296,16 @@ class Dispatcher:
             return
         self._next_look = now + 1.0
         slots = self._count_slots()
-        self._slots = max(slots, 1)
+        self._slots = max(slots or 0, 1)
+        self._has_workers = bool(slots)
         if self._travels:
             if not carrier.is_alive():
                 raise ClusterLost("its scheduler is gone")
             self._look_for_workers(slots, now)
             self._look_for_stuck(carrier, now)
 
-    def _look_for_workers(self, slots: int, now: float) -> None:
-        if slots:
+    def _look_for_workers(self, slots: int | None, now: float) -> None:
+        if slots or slots is None:
             self._without_workers_since = None
             return
         self._without_workers_since = self._without_workers_since or now
@@ -366,12 +375,22 @@ class Dispatcher:
             for process, call in batch:
                 self._replace(process, call)
         try:
-            future = carrier.submit(batch)
+            future = carrier.submit(batch, self._longest)
         except TravelError as error:
             self._one_by_one(batch, {"error": "TravelError", "message": str(error)})
             return
         self._in_flight[future] = batch
+        self.has_sent = True
         future.add_done_callback(self._arrived.put)
+
+    def _recall(self, carrier: Carrier) -> None:
+        """Take back what was sent and not begun, when there is no worker that could begin it."""
+        for future, batch in list(self._in_flight.items()):
+            if carrier.recording(future) is None:
+                del self._in_flight[future]
+                future.cancel()
+                carrier.forget(future)
+                self._waiting.extend(batch)
 
     def _receive(self, carrier: Carrier, patience: float) -> None:
         """Take in everything that has come, waiting up to `patience` seconds for the first."""
@@ -391,6 +410,8 @@ class Dispatcher:
             self._next_sync = math.inf
             raise DirectoryLost("the result directory was deleted or moved while it ran")
         self._journal.sync()
+        if (self._journal.path.parent / CANCEL).exists():
+            self.abort("cancelled by `daskspace cancel`")
         self._next_sync = time.monotonic() + _SYNC_EVERY_S
 
     def _check_directory(self) -> None:
@@ -423,6 +444,7 @@ class Dispatcher:
             self._one_by_one(batch, returned["unreadable"])
             return
         ended = sum(returned["states"].values())
+        self._longest = max(self._longest, returned["busy"])
         self._take_in_receipts(batch, returned)
         carrier.forget(future)
         if "lost" in returned:
@@ -450,6 +472,9 @@ class Dispatcher:
         }
         self._take_in_receipts(batch, told)
         carrier.forget(future)
+        if recording.begun is not None:  # it takes at least as long as it ran before it was lost
+            ran = time.time() - recording.begun.get("start", math.inf)
+            self._longest = max(self._longest, ran)
         self._take_in_rest(batch, recording.ended, recording.head is not None, True, why)
 
     def _take_in_rest(
@@ -587,6 +612,8 @@ class Dispatcher:
     def _end_early(self, carrier: Carrier) -> None:
         """Wait for what was stopped, give up what does not answer, and record the rest."""
         if self._aborts:
+            if not self._has_workers:
+                self._recall(carrier)
             until = time.monotonic() + (_STOP_S if self._isolated else _STOP_S / 8)
             while self._in_flight and time.monotonic() < until and carrier.is_alive():
                 try:

@@ -32,7 +32,7 @@ from daskspace.execution import plain
 from daskspace.execution.attempt import load_batch, record, run_attempts
 from daskspace.execution.capture import AttemptLog, capturing, tail_of, take_spool
 from daskspace.execution.identity import Identity
-from daskspace.execution.isolation import HEADER, receive_exactly, signal_name
+from daskspace.execution.isolation import HEADER, JOB_START, receive_exactly, signal_name
 from daskspace.execution.origin import is_library, is_ours
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, TapeReader
@@ -48,6 +48,8 @@ _PIPE = 4096
 _LOAD_S = 60.0
 """How much longer than a process the batch may take to load."""
 _LOOK_AT_MEMORY_EVERY_S = 0.1
+_END_OF_JOB_S = 1.0
+"""How far apart a batch system's signals to the processes of a job may come."""
 _SIZE = struct.Struct("!Q")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _HOST = socket.gethostname()
@@ -287,6 +289,8 @@ class Host:
             if not verdict.pop("tidy", False):
                 self._end_child()
             return verdict
+        if (child.exit or 0) < 0 and JOB_START in os.environ:
+            time.sleep(_END_OF_JOB_S)  # at the end of a job, the signal comes here as well
         self._end_child(GRACE_S if verdict["state"] != "crashed" else 0.0, forget=False)
         verdict = _explained(verdict, child, head)
         recording = reader.read()

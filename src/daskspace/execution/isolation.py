@@ -29,6 +29,8 @@ from daskspace.execution.travel import Batch, Package, Parcel, is_client
 
 HEADER = struct.Struct("!cQ")
 """What comes before everything that a worker and its host say to each other: kind and size."""
+JOB_START = "DASKSPACE_JOB_START"
+"""Set in the environment of a batch job: when it began, in seconds since the epoch."""
 _MARK = "DASKSPACE_HOST"
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[2]); from daskspace.execution.host import main; main()"
@@ -258,7 +260,7 @@ def carry_out(
         ``unreadable`` (the fields of an outcome), when the batch could not be loaded.
     """
     if settings.group in _stopped:
-        return _returned(Recording())
+        return nothing_begun()
     try:
         tape = Tape(tape_path, new=True)
     except FileExistsError:
@@ -284,6 +286,11 @@ def carry_out(
         )
     finally:
         tape.close()
+
+
+def nothing_begun() -> dict[str, Any]:
+    """Return what `carry_out` does when it begins none of a batch."""
+    return _returned(Recording())
 
 
 def _left_on(tape_path: Path | None) -> Recording:

@@ -7,6 +7,48 @@ from dataclasses import dataclass, field
 
 from daskspace.execution.outcome import STATES, Outcome
 
+_SHORT = 200
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What becomes of the batch jobs of a cluster.
+
+    Parameters
+    ----------
+    submitted : int
+        How many there are, in whichever state.
+    running, held : int
+        How many of them run, and how many are held back.
+    waiting_for, held_for : str
+        Why, in the words of the batch system; empty where it does not tell.
+    trouble : str
+        What went wrong last; empty once it goes well again.
+    """
+
+    submitted: int = 0
+    running: int = 0
+    held: int = 0
+    waiting_for: str = ""
+    held_for: str = ""
+    trouble: str = ""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait in the queue."""
+        return self.submitted - self.running - self.held
+
+    def describe(self, workers: int) -> str:
+        """Return it as people read it; `workers` is how many workers have come from them."""
+        parts = [f"jobs: {self.submitted} submitted, {self.running} running, {workers} workers"]
+        if self.waiting and self.waiting_for:
+            parts.append(f"{self.waiting} waiting: {self.waiting_for}")
+        if self.held:
+            parts.append(f"{self.held} held: {self.held_for or 'the batch system says no reason'}")
+        if self.trouble:
+            parts.append(self.trouble.partition("\n")[0][:_SHORT])
+        return "; ".join(parts)
+
 
 @dataclass(frozen=True)
 class Status:
@@ -29,8 +71,8 @@ class Status:
         Processes that end per second, of late.
     workers : int
         Workers of the cluster.
-    jobs : int
-        Its batch jobs.
+    jobs : Jobs, optional
+        Its batch jobs, where it has such.
     first_failure : Outcome, optional
         The first process that was not done.
     ending : str, optional
@@ -43,7 +85,7 @@ class Status:
     complete: bool = False
     rate: float | None = None
     workers: int = 0
-    jobs: int = 0
+    jobs: Jobs | None = None
     first_failure: Outcome | None = None
     ending: str | None = None
 
@@ -73,7 +115,10 @@ class Status:
         parts += [counts] if counts else []
         parts += [f"{self.rate:.3g} a second"] if self.rate else []
         parts += [f"{seconds(self.eta)} left"] if self.eta is not None else []
-        parts += [f"{self.workers} workers"] if self.workers else []
+        if self.jobs is not None:
+            parts.append(self.jobs.describe(self.workers))
+        elif self.workers:
+            parts.append(f"{self.workers} workers")
         parts += [self.ending] if self.ending and not self.complete else []
         return "; ".join(parts)
 

@@ -65,10 +65,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A pickled batch, and how many processes are in it."""
+    """A pickled batch, how many processes are in it, and how long one has taken at most so far."""
 
     count: int
     content: bytes
+    longest: float = 0.0
 
 
 _packages: dict[str, Mapping[str, Shared[Any]]] = {}
@@ -155,8 +156,11 @@ def _arrived(key: str) -> Shared[Any]:
 class Carrier(Protocol):
     """Turns a batch into a future of what becomes of it."""
 
-    def submit(self, batch: Batch) -> Event:
-        """Begin a batch; raises TravelError when it cannot be sent."""
+    def submit(self, batch: Batch, longest: float = 0.0) -> Event:
+        """Begin a batch; raises TravelError when it cannot be sent.
+
+        `longest` is how many seconds one process has taken at most so far.
+        """
 
     def stop(self, running: bool) -> None:
         """Have no more batches begun, and what runs stopped if it is to be."""
@@ -194,7 +198,7 @@ class InPlace:
             function, settings, None, batch, None, tell
         )
 
-    def submit(self, batch: Batch) -> Event:
+    def submit(self, batch: Batch, longest: float = 0.0) -> Event:
         """Run a batch with the executor."""
         return self._begin(batch)
 
@@ -232,7 +236,7 @@ class Away(ABC):
         self._names = (f"{mark}-{number}" for number in itertools.count())
         self._tapes: dict[Event, Path] = {}
 
-    def submit(self, batch: Batch) -> Event:
+    def submit(self, batch: Batch, longest: float = 0.0) -> Event:
         """Pickle a batch and send it."""
         try:
             content = cloudpickle.dumps(list(batch))
@@ -247,7 +251,7 @@ class Away(ABC):
             )
         name = next(self._names)
         tape = attempts_of(self._settings.directory) / f"{self._settings.group}-{name}{SUFFIX}"
-        future = self._send(Parcel(len(batch), content), name, tape)
+        future = self._send(Parcel(len(batch), content, longest), name, tape)
         self._tapes[future] = tape
         return future
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from daskspace.errors import DirectoryError
+from daskspace.execution.dispatch import CANCEL
 from daskspace.execution.lock import holder, in_use
 
 
@@ -23,6 +24,9 @@ class ResultDirectory:
     ``logs/``               what each process printed and logged, if it did
     ``processes/``          the private directories of processes that asked for one
     ``journal.lock``        held by whoever writes the journal
+    ``jobs.jsonl``          the batch jobs that worked for it
+    ``jobs/``               what they wrote
+    ``cancel``              asks whoever runs it to stop
     ``.attempts/``          what is being worked on; gone when nothing runs
     ======================  =================================================================
     """
@@ -36,6 +40,9 @@ class ResultDirectory:
         self.table = self.path / "table.csv"
         self.parquet = self.path / "table.parquet"
         self.lock = self.path / "journal.lock"
+        self.jobs = self.path / "jobs"
+        self.jobs_record = self.path / "jobs.jsonl"
+        self.cancel = self.path / CANCEL
 
     @property
     def own_files(self) -> tuple[Path, ...]:
