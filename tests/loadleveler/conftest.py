@@ -1,0 +1,3 @@
+from .standin import loadleveler
+
+__all__ = ["loadleveler"]

@@ -1,0 +1,1 @@
+"""A stand-in for LoadLeveler: its commands and scheduler on one machine, stdlib only."""
