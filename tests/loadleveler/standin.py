@@ -149,7 +149,7 @@ class StandIn:
 
     def release(self, job):
         """Release a job from its holds."""
-        self.spool.request("release", *self._ids(job))
+        self.spool.request("release", "usersys", *self._ids(job))
 
     def cancel(self, job):
         """Cancel a job, as llcancel does."""

@@ -3,23 +3,20 @@
 import os
 import sys
 import time
-from dataclasses import dataclass, field
 
 from . import config as site
 from . import formats, messages, scheduling, submission
 from .jcf import RefusedError
 from .spool import Spool
 
-WAITING_FLAGS = {"-?": "usage", "-H": "help", "-v": "version"}
+INFORMATION = ("-?", "-H", "-v")
 
 
-@dataclass
 class Reply:
     """What a command says and returns."""
 
-    out: list = field(default_factory=list)
-    err: list = field(default_factory=list)
-    code: int = 0
+    def __init__(self, out=(), err=(), code=0):
+        self.out, self.err, self.code = list(out), list(err), code
 
 
 class UsageError(Exception):
@@ -32,7 +29,7 @@ def main(name):
     arguments = sys.argv[1:]
     config = site.read(spool.directory)
     try:
-        if arguments and arguments[0] in WAITING_FLAGS:
+        if arguments and arguments[0] in INFORMATION:
             reply = Reply(out=[f"{name}: a stand-in for LoadLeveler's {name}, for tests"])
         elif name != "llsubmit" and _is_central_manager_away(spool):
             reply = _away(name, config)
@@ -54,23 +51,24 @@ def main(name):
     os._exit(reply.code)  # spares the interpreter's slow way out
 
 
-def options(arguments, flags="", valued=""):
-    """Split `arguments` into `{letter: value}` and the rest; a value is a list of words."""
+def options(arguments, flags="", valued="", categories=""):
+    """Split `arguments` into `{letter: words}` and the rest.
+
+    `flags` take nothing, `valued` options one word, `categories` all that follow with a `%`.
+    """
     chosen, rest, pending = {}, [], list(arguments)
     while pending:
         argument = pending.pop(0)
-        letter = argument[1:2]
-        if not argument.startswith("-") or argument == "-":
+        letter, attached = argument[1:2], argument[2:]
+        if argument == "-" or not argument.startswith("-"):
             rest.append(argument)
-        elif letter in valued:
-            chosen[letter] = [argument[2:]] if argument[2:] else []
-            while pending and not pending[0].startswith("-"):
-                if chosen[letter] and letter not in "fr":
-                    break
+        elif letter and letter in categories:
+            chosen[letter] = [attached] if attached else []
+            while pending and pending[0].startswith("%"):
                 chosen[letter].append(pending.pop(0))
-                if letter in "fr" and not (pending and pending[0].startswith("%")):
-                    break
-        elif letter in flags and len(argument) == 2:
+        elif letter and letter in valued and (attached or pending):
+            chosen[letter] = [attached or pending.pop(0)]
+        elif letter and letter in flags and not attached:
             chosen[letter] = []
         else:
             raise UsageError(argument)
@@ -142,14 +140,13 @@ def llhold(arguments, spool, config):
     if not meant:
         return Reply(err=errors or ["llhold: no steps are named."], code=1)
     kind = "system" if "s" in chosen else "user"
-    verb = ["release"] if "r" in chosen else ["hold", kind]
-    spool.request(*verb, *meant)
+    spool.request("release" if "r" in chosen else "hold", kind, *meant)
     return Reply(out=["llhold: Hold command has been sent to the central manager."], err=errors)
 
 
 def llq(arguments, spool, config):
     """`llq [-l | -s | -f categories | -r categories] [-u users] [-c classes] [-j id] [ids]`."""
-    chosen, rest = options(arguments, flags="lsxmwqd", valued="fruchjX")
+    chosen, rest = options(arguments, flags="lsxmw", valued="uchjX", categories="fr")
     if (slow := spool.take_fault("llq_slow")) is not None:
         time.sleep(slow.get("s", 5))
     if (failure := spool.take_fault("llq_fail")) is not None:
@@ -187,7 +184,7 @@ def llq(arguments, spool, config):
 def _visible(spool, config):
     """Return the steps in the queue, and those that have left it a moment ago."""
     oldest = time.time() - config["linger_s"]
-    return [step for step in spool.steps() if (step["completed"] or oldest + 1) > oldest]
+    return [s for s in spool.steps() if not s["completed"] or s["completed"] > oldest]
 
 
 def _words(texts):

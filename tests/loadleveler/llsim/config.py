@@ -6,6 +6,7 @@ from pathlib import Path
 
 DEFAULTS = {
     "schedd_host": "submit1.example.org",
+    "cluster": "",
     "first_id": 1,
     "scheduler": "BACKFILL",
     "backfill": False,  # may later steps overtake one that waits for room?
@@ -17,6 +18,7 @@ DEFAULTS = {
         "long": {"wall_clock_limit": [604800, 604800], "description": "up to a week"},
     },
     "default_class": "No_Class",
+    "accounts": None,  # the account numbers that a job must name one of, if not None
     "schedule_by_resources": ["ConsumableCpus", "ConsumableMemory"],
     "enforce_resource_submission": [],
     "unknown_keyword": "reject",  # or "ignore"; unverified

@@ -28,7 +28,7 @@ FAULTS = {
     "output_lag": "output appears some time after the end of the step; s=2",
 }
 LASTING = {"cm_down", "output_lag", "submit_noise"}
-ON_STEPS = ("cancel", "remove", "vacate", "release", "preempt", "resume", "kill", "terminate")
+ON_STEPS = ("cancel", "remove", "vacate", "preempt", "resume", "kill", "terminate")
 ON_MACHINES = ("crash", "drain", "up")
 
 
@@ -65,12 +65,6 @@ def _parser():
     setting.add_argument("options", nargs="+", metavar="name=value")
     setting.set_defaults(run=_set)
 
-    hold = verbs.add_parser("hold", help="hold steps")
-    hold.add_argument("--system", action="store_true")
-    hold.add_argument("names", nargs="+")
-    hold.set_defaults(
-        run=lambda a: _request("hold", "system" if a.system else "user", *_steps(a.names))
-    )
     for verb in ON_STEPS:
         on_steps = verbs.add_parser(verb, help=f"{verb} steps")
         on_steps.add_argument("names", nargs="+")

@@ -33,6 +33,16 @@ STATUS_WORDS = {
     "X": "Rejected",
     "XP": "Reject Pending",
 }
+LIMITS = {
+    "Ckpt": "ckpt_time_limit",
+    "Cpu": "job_cpu_limit",
+    "Data": "data_limit",
+    "Core": "core_limit",
+    "File": "file_limit",
+    "Stack": "stack_limit",
+    "Rss": "rss_limit",
+    "Step Cpu": "cpu_limit",
+}
 COUNTED = {
     "waiting": {"I", "D"},
     "pending": {"P", "ST"},
@@ -132,8 +142,8 @@ CATEGORIES = {
     "%p": ("PRI", 3, lambda step: str(step["priority"])),
     "%sn": ("Step Name", 16, lambda step: step["step_name"]),
     "%st": ("ST", 2, lambda step: step["state"]),
-    "%X": ("Cluster", 16, lambda step: ""),
-    "%Xs": ("Cluster", 16, lambda step: step.get("cluster", "")),
+    "%X": ("Cluster", 16, lambda step: step["cluster"]),
+    "%Xs": ("Cluster", 16, lambda step: step["cluster"]),
 }
 """What `llq -f` and `-r` can show: title, width, value."""
 
@@ -181,11 +191,11 @@ def details(step):
     get = step["keywords"].get
     schedd = step["id"].rsplit(".", 2)[0]
     held_until = raw_date(step["start_time"]) if step["start_time"] else ""
-    unlimited = {
-        f"{kind} {bound} Limit": "undefined"
-        for kind in ("Ckpt", "Cpu", "Data", "Core", "File", "Stack", "Rss", "Step Cpu")
-        for bound in ("Hard", "Soft")
-    }
+    limits = {}
+    for kind, keyword in LIMITS.items():
+        hard, _, soft = get(keyword, "undefined").partition(",")
+        limits |= {f"{kind} Hard Limit": hard.strip(), f"{kind} Soft Limit": (soft or hard).strip()}
+    network = [f"({value})" for keyword, value in step["keywords"].items() if "network." in keyword]
     return {
         "Job Step Id": step["id"],
         "Job Name": step["job_name"],
@@ -196,7 +206,7 @@ def details(step):
         "Status": STATUS_WORDS[step["state"]],
         "Reservation ID": "",
         "Requested Res. ID": "",
-        "Scheduling Cluster": "",
+        "Scheduling Cluster": step["cluster"],
         "Submitting Cluster": "",
         "Sending Cluster": "",
         "Requested Cluster": "",
@@ -250,7 +260,7 @@ def details(step):
         "Shell": get("shell", step["shell"]),
         "LoadLeveler Group": get("group", "No_Group"),
         "Class": step["class"],
-        **unlimited,
+        **limits,
         "Wall Clk Hard Limit": clock(step["wall"][0]),
         "Wall Clk Soft Limit": clock(step["wall"][1]),
         "Comment": get("comment", "").strip('"'),
@@ -261,7 +271,7 @@ def details(step):
         "Negotiator Messages": step["why"],
         "Bulk Transfer": "Yes" if get("bulkxfer", "no").lower() == "yes" else "No",
         "Step Adapter Memory": "0 bytes",
-        "Adapter Requirement": "",
+        "Adapter Requirement": ",".join(network),
         "Step Cpus": str(step["resources"].get("consumablecpus", 0)),
         "Step Virtual Memory": _memory(step, "consumablevirtualmemory"),
         "Step Real Memory": _memory(step, "consumablememory"),

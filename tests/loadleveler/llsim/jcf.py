@@ -5,7 +5,6 @@ comment. `queue` closes a step, and what a later step does not say it inherits f
 """
 
 import re
-from dataclasses import dataclass, field
 
 STATEMENT = re.compile(r"\s*#\s*@(.*)")
 ASSIGNMENT = re.compile(r"([A-Za-z][\w.]*)\s*=\s*(.*)")
@@ -15,14 +14,6 @@ NOT_INHERITED = {"step_name", "dependency"}
 
 class RefusedError(Exception):
     """The job is not submitted; the message says why."""
-
-
-@dataclass
-class JobCommandFile:
-    """The steps as dicts of keywords in small letters, and the lines that are no statements."""
-
-    steps: list = field(default_factory=list)
-    script: str = ""
 
 
 def statements(text):
@@ -45,7 +36,10 @@ def statements(text):
 
 
 def parse(text):
-    """Return the JobCommandFile that `text` holds; variables that need the job stay as they are."""
+    """Return the steps of `text`, dicts with keywords in small letters, and what is no statement.
+
+    Of the variables, keywords said earlier are replaced here, and others by `resolve`.
+    """
     steps, current, script = [], {}, []
     for statement, line in statements(text):
         if statement is None:
@@ -60,7 +54,7 @@ def parse(text):
             raise RefusedError(f"syntax error: # @ {statement}")
     if not steps:
         raise RefusedError("the job command file has no 'queue' statement")
-    return JobCommandFile(steps, "\n".join(script))
+    return steps, "\n".join(script)
 
 
 def expand(value, variables):

@@ -16,6 +16,7 @@ QUEUED = {"I", "H", "S", "HS", "D", "NQ"}
 BUSY = scheduling.OCCUPYING
 ENDED = {"C", "CA", "RM", "NR", "SX", "TX"}
 HOLDS = {(True, True): "HS", (True, False): "H", (False, True): "S"}
+HOLD_KINDS = {"user": ["user"], "system": ["system"], "usersys": ["user", "system"]}
 AFTER_REJECTS = {"HOLD": "user_hold", "SYSHOLD": "system_hold", "CANCEL": None}
 
 
@@ -283,14 +284,13 @@ class Negotiator:
         """Hold steps; running ones when they would wait again."""
         self._set_hold(kind, True, wanted)
 
-    def do_release(self, *wanted):
-        """Release steps from all holds."""
-        for kind in ("user", "system"):
-            self._set_hold(kind, False, wanted)
+    def do_release(self, kind, *wanted):
+        """Release steps from holds."""
+        self._set_hold(kind, False, wanted)
 
     def _set_hold(self, kind, is_held, wanted):
         for step in self._matching(wanted, QUEUED | BUSY):
-            step[f"{kind}_hold"] = is_held
+            step.update({f"{name}_hold": is_held for name in HOLD_KINDS[kind]})
             self._changed[step["id"]] = step
 
     def do_preempt(self, *wanted):

@@ -5,7 +5,7 @@ import math
 from . import expressions
 
 OCCUPYING = {"P", "ST", "R", "CP", "RP", "VP", "EP", "E", "MP", "CK"}
-WAITING = {"I"}
+CODES = {"CC_NOTRUN": 1002, "CC_REMOVED": 1001}  # of steps that have no code; unverified
 
 
 def machine_view(node, running):
@@ -44,9 +44,7 @@ def room(step, node, view, scheduled):
         for name, amount in step["resources"].items()
         if name in scheduled
     ]
-    if "consumablecpus" not in step["resources"] or "consumablecpus" not in scheduled:
-        bounds.append(view["slots"])
-    return max(0, min(bounds))
+    return max(0, min([view["slots"], *bounds]))
 
 
 def satisfies(step, node):
@@ -110,7 +108,7 @@ def schedule(steps, nodes, config, now):
     up = [node for node in nodes if node.get("state", "Idle") == "Idle"]
     running = [step for step in steps if step["state"] in OCCUPYING]
     waiting = sorted(
-        (step for step in steps if step["state"] in WAITING),
+        (step for step in steps if step["state"] == "I"),
         key=lambda step: (-step["priority"], step["job"], step["number"]),
     )
     starts, reasons, is_blocked = [], {}, False
@@ -161,6 +159,8 @@ def dependency_state(step, siblings):
     text = step["keywords"].get("dependency")
     if not text:
         return True
+    for name, code in CODES.items():
+        text = text.replace(name, str(code))
     codes = {other["step_name"]: _dependency_code(other) for other in siblings}
     return expressions.holds(expressions.parse(text), codes.get)
 
@@ -168,4 +168,5 @@ def dependency_state(step, siblings):
 def _dependency_code(step):
     if step["state"] == "C":
         return float((step["completion_code"] or 0) >> 8)
-    return {"NR": 1002.0, "RM": 1001.0, "CA": 1001.0}.get(step["state"])
+    code = {"NR": "CC_NOTRUN", "RM": "CC_REMOVED", "CA": "CC_REMOVED"}.get(step["state"])
+    return code and float(CODES[code])

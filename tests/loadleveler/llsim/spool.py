@@ -169,7 +169,7 @@ class Spool:
 
     def hold_negotiator_lock(self):
         """Return the open lock file of the one negotiator, or None when there is one already."""
-        lock = (self.directory / "negotiator.lock").open("w")  # noqa: SIM115
+        lock = (self.directory / "negotiator.lock").open("w")
         for _ in range(100):  # a command that asks for the central manager has it for an instant
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

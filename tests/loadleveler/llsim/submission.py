@@ -5,8 +5,6 @@ import json
 import os
 import pwd
 import re
-import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +20,7 @@ def submit(text, spool, config, command_file="-", environ=None):
     site_filter = config["submit_filter"] or {}
     if site_filter.get("reject") and re.search(site_filter["reject"], text):
         raise jcf.RefusedError("the submit filter refused the job command file")
-    steps = jcf.parse(text).steps
+    steps, _ = jcf.parse(text)
     for keywords in steps:
         validation.check(keywords, config, user.pw_name)
     login = {
@@ -46,8 +44,9 @@ def submit(text, spool, config, command_file="-", environ=None):
                 "cwd": os.getcwd(),
                 "command_file": os.path.abspath(command_file),
                 "submitted": time.time(),
-                "submit_host": socket.gethostname(),
+                "submit_host": os.uname().nodename,
                 "shell": user.pw_shell or config["login_shell"],
+                "cluster": config["cluster"],
             }
             known = variables(facts, keywords, config, user)
             resolved = {"job_name": known["job_name"], "step_name": known["step_name"]}
@@ -91,7 +90,7 @@ def variables(facts, keywords, config, user):
 
 def _write_command_file(spool, number, text):
     copy = Path(spool.directory, "jobs", f"{number}.cmd")
-    copy.write_text(text if text.endswith("\n") else text + "\n")
+    copy.write_text(text if text.endswith("\n") else text + "\n", errors="surrogateescape")
     copy.chmod(0o700)
 
 
@@ -102,8 +101,7 @@ def read_command_file(name, stdin, spool):
             return Path(name).read_text(errors="surrogateescape"), ""
         except OSError as error:
             raise jcf.RefusedError(f"cannot read {name}: {error.strerror}") from error
-    descriptor, path = tempfile.mkstemp(prefix=f"loadlx_stdin.{os.getpid()}.", dir=spool.directory)
-    text = stdin.read()
-    with os.fdopen(descriptor, "w") as copy:
-        copy.write(text)
+    path = spool.directory / f"loadlx_stdin.{os.getpid()}"
+    text = stdin.buffer.read().decode(errors="surrogateescape")
+    path.write_text(text, errors="surrogateescape")
     return text, messages.FROM_STDIN.format(path=path)

@@ -51,6 +51,8 @@ def check(keywords, config, owner):
                 raise RefusedError(f"{keyword} needs job_type = parallel")
     if "tasks_per_node" in keywords and "total_tasks" in keywords:
         raise RefusedError("tasks_per_node and total_tasks exclude each other")
+    if config["accounts"] is not None and keywords.get("account_no") not in config["accounts"]:
+        raise RefusedError(f"the account number {keywords.get('account_no')!r} is not valid")
     priority = keywords.get("user_priority", "50")
     if not priority.isdigit() or int(priority) > 100:
         raise RefusedError(f"user_priority = {priority}: must be 0 to 100")
