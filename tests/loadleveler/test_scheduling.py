@@ -2,6 +2,7 @@
 
 import pytest
 
+from . import samples
 from .llsim import config, expressions, scheduling
 from .llsim.jcf import RefusedError
 
@@ -13,30 +14,7 @@ SITE = config.complete({"nodes": NODES})
 
 
 def step(number=1, **changes):
-    return {
-        "id": f"host.{number}.0",
-        "job": number,
-        "number": 0,
-        "owner": "me",
-        "class": "general",
-        "state": "I",
-        "priority": 50,
-        "submitted": 0.0,
-        "serial": True,
-        "nodes": [1, 1],
-        "tasks_per_node": 1,
-        "total_tasks": 1,
-        "has_total": False,
-        "has_nodes": True,
-        "shared": True,
-        "resources": {},
-        "node_resources": {},
-        "keywords": {},
-        "hosts": [],
-        "step_name": "0",
-        "completion_code": None,
-        **changes,
-    }
+    return samples.step(f"host.{number}.0", **{"class": "general", **changes})
 
 
 def parallel(nodes, number=1, **changes):

@@ -104,10 +104,11 @@ def llsubmit(arguments, spool, config):
         reason = messages.NUMBERED["refused"].format(why=error)
         return Reply(err=[*reply.err, reason, messages.NUMBERED["not submitted"]], code=1)
     chatter = [notice] if notice else []
-    if site_filter := config["submit_filter"]:
-        chatter += site_filter.get("before", [])
+    site_filter = config["submit_filter"] or {}
+    chatter += site_filter.get("before", [])
+    if "path" in site_filter:
         chatter.append(messages.FILTERED.format(path=site_filter["path"]))
-    (reply.out if (site_filter or {}).get("stream") == "stdout" else reply.err).extend(chatter)
+    (reply.out if site_filter.get("stream") == "stdout" else reply.err).extend(chatter)
     if spool.take_fault("submit_ok_but_no_id") is None and "q" not in chosen:
         reply.out.append(line)
     return reply

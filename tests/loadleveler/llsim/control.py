@@ -109,6 +109,8 @@ def _start(arguments):
 
 
 def _start_in_background(spool):
+    if spool.has_negotiator():
+        raise SystemExit("llsimctl: this site runs already")
     with open(spool.directory / "negotiator.log", "ab") as log:
         child = subprocess.Popen(
             [sys.executable, sys.argv[0], "start", "--foreground"],
