@@ -169,3 +169,6 @@ def test_classes_limit_slots_jobs_and_machines():
 def test_a_site_may_take_its_time_to_start_a_step():
     assert schedule(step(1), queue_delay_s=1000)[0] == []
     assert schedule(step(1), queue_delay_s=10)[0] == [1]
+    waits = [step(number) for number in range(1, 5)]
+    started, _ = schedule(*waits, queue_delay_s=[0, 200])
+    assert 0 < len(started) < 4

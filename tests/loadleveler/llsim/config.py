@@ -29,7 +29,7 @@ DEFAULTS = {
     "max_job_reject": 0,
     "action_on_max_reject": "HOLD",  # or "SYSHOLD", "CANCEL"
     "cycle_s": 0.1,
-    "queue_delay_s": 0.0,
+    "queue_delay_s": 0.0,  # or [shortest, longest]
     "start_delay_s": 0.0,
     "cancel_latency_s": 0.0,
     "linger_s": 10.0,  # how long llq shows ended steps; unverified

@@ -95,8 +95,7 @@ class Negotiator:
     # waiting
 
     def _settle(self, step):
-        siblings = [other for other in self.steps.values() if other["job"] == step["job"]]
-        dependency = scheduling.dependency_state(step, siblings)
+        dependency = self._dependency(step)
         if dependency is False:
             self._to(step, "NR", "its dependency can no longer be met")
         elif hold := HOLDS.get((step["user_hold"], step["system_hold"])):
@@ -108,11 +107,19 @@ class Negotiator:
         else:
             self._to(step, "I")
 
+    def _dependency(self, step):
+        if not step["keywords"].get("dependency"):
+            return True
+        siblings = [other for other in self.steps.values() if other["job"] == step["job"]]
+        return scheduling.dependency_state(step, siblings)
+
     def _site_time(self, step):
         return step["submitted"] + (self.now - step["submitted"]) * self.config["time_scale"]
 
     def _too_many(self, step):
         most = self.config["classes"].get(step["class"], {}).get("maxqueued_per_user")
+        if most is None:
+            return False
         ahead = [
             other
             for other in self.steps.values()
@@ -120,7 +127,7 @@ class Negotiator:
             and (other["owner"], other["class"]) == (step["owner"], step["class"])
             and (other["job"], other["number"]) < (step["job"], step["number"])
         ]
-        return most is not None and len(ahead) >= most
+        return len(ahead) >= most
 
     def _dispatch(self):
         states = self.spool.machine_states()
@@ -323,8 +330,12 @@ class Negotiator:
         for name in names:
             self.spool.set_machine_state(name, "Down")
             for step in self.steps.values():
-                if name in step["hosts"] and step["state"] in BUSY:
-                    self._die(step)
+                if name not in step["hosts"] or step["state"] not in BUSY:
+                    continue
+                self._die(step)
+                if step["state"] == "RP":
+                    self._to(step, "RM", step["why"])
+                else:
                     self._requeue(step, "RM", f"{name} went down")
 
     def _die(self, step):

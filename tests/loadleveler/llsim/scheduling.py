@@ -113,7 +113,7 @@ def schedule(steps, nodes, config, now):
     )
     starts, reasons, is_blocked = [], {}, False
     for step in waiting:
-        if now < step["submitted"] + config["queue_delay_s"]:
+        if now < step["submitted"] + queue_delay(step, config["queue_delay_s"]):
             continue
         reason = class_full(step, running, config)
         if not reason and is_blocked:
@@ -131,6 +131,14 @@ def schedule(steps, nodes, config, now):
                 is_blocked = True
         reasons[step["id"]] = reason
     return starts, reasons
+
+
+def queue_delay(step, seconds):
+    """Return how long `step` waits at least; `[shortest, longest]` differ from job to job."""
+    if not isinstance(seconds, list):
+        return seconds
+    shortest, longest = seconds
+    return shortest + (longest - shortest) * (0.618034 * step["job"] % 1)
 
 
 def class_full(step, running, config):
@@ -156,9 +164,7 @@ def tasks(step):
 
 def dependency_state(step, siblings):
     """Return True, False, or None while it cannot be told, for the step's dependency."""
-    text = step["keywords"].get("dependency")
-    if not text:
-        return True
+    text = step["keywords"]["dependency"]
     for name, code in CODES.items():
         text = text.replace(name, str(code))
     codes = {other["step_name"]: _dependency_code(other) for other in siblings}
