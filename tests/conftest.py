@@ -2,6 +2,8 @@ import os
 
 import pytest
 
+from .schedulers.fixtures import gridengine, slurm  # noqa: F401 - one of each for all tests
+
 ON_PURPOSE = "takes minutes"
 
 
