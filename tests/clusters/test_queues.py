@@ -531,9 +531,12 @@ def ended_within(seconds, pid):
 
 def test_the_system_is_asked_in_the_c_locale_and_may_answer_in_any_bytes(commands, monkeypatch):
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")
     commands(
         "squeue",
-        "sys.stdout.buffer.write(b'1|RUNNING|None|' + os.environ['LC_ALL'].encode() + b'\\xff\\n')",
+        "name = os.environ['LC_ALL'].encode() + b'\\xff'\n"
+        "sys.stdout.buffer.write(b'1|RUNNING|None|' + name + b'\\n')\n"
+        "assert 'SQUEUE_PARTITION' not in os.environ",
     )
     assert ask(QUEUES["slurm"], ["1"])["1"].name == "C�"
 

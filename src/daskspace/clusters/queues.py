@@ -15,7 +15,7 @@ import pwd
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,13 +213,15 @@ def _said(code: int, words: str) -> str:
 
 def _run(argv: list[str], timeout_s: float) -> tuple[int, str, str]:
     """Run a command to its end, or kill it with all that it started."""
+    # A user's SQUEUE_PARTITION and the like would hide jobs.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     try:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**environment, "LC_ALL": "C"},
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
@@ -282,7 +284,7 @@ def _limit(seconds_of: Callable[[str], float], *none: str) -> Callable[[Any], fl
 
 def _numbers(text: str, most: int) -> list[float]:
     fields = text.split(":")
-    if len(fields) > most or not all(re.fullmatch(r"[0-9]+(\.[0-9]*)?", field) for field in fields):
+    if len(fields) > most or not all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", field) for field in fields):
         raise ValueError(text)
     return [float(field) for field in fields]
 
@@ -325,11 +327,9 @@ def _table(**words: str) -> dict[str, str]:
     return {word: state for state, listed in words.items() for word in listed.split()}
 
 
-def _job(
-    states: Mapping[str, str], job_id: str, word: str, reason: str = "", name: str = ""
-) -> QueuedJob:
-    state = states.get(word, "waiting")
-    return QueuedJob(job_id.strip(), state, word, _words(reason), name.strip())
+def _job(job_id: str, word: str, state: str | None, reason: str = "", name: str = "") -> QueuedJob:
+    """Tidy up a job; one in a state that we do not know is not given up."""
+    return QueuedJob(job_id.strip(), state or "waiting", word, _words(reason), name.strip())
 
 
 def _words(text: str) -> str:
@@ -355,13 +355,13 @@ def _parse_slurm(text: str) -> list[QueuedJob]:
         if len(fields) < 4 or not re.match(r"\d", fields[0].strip()):
             continue
         job_id, word, reason, name = (field.strip() for field in fields)
-        job = _job(_SLURM, job_id, word, reason, name)
+        state = _SLURM.get(word)
         # "JobHeldUser", "launch failed requeued held", "job requeued in held state"
-        if job.state == "waiting" and "held" in reason.lower():
-            job = QueuedJob(job.job_id, "held", word, job.reason, job.name)
+        if word == "PENDING" and "held" in reason.lower():
+            state = "held"
         elif word == "CANCELLED":  # it keeps the reason why it waited once
-            job = QueuedJob(job.job_id, job.state, word, "", job.name)
-        jobs.append(job)
+            reason = ""
+        jobs.append(_job(job_id, word, state, reason, name))
     return jobs
 
 
@@ -387,12 +387,13 @@ def _parse_pbs(text: str) -> list[QueuedJob]:
         reason = attributes.get("comment", "")
         if word == "H" and not reason and "Hold_Types" in attributes:
             reason = f"Hold_Types = {attributes['Hold_Types']}"
-        if _PBS.get(word) == "ended":
+        state = _PBS.get(word)
+        if state == "ended":
             codes = [f"{key} = {value}" for key, value in attributes.items() if key in _PBS_CODES]
             reason = " ".join(codes) or reason
         elif word == "R":  # "Job run at ..."
             reason = ""
-        jobs.append(_job(_PBS, job_id, word, reason, attributes.get("Job_Name", "")))
+        jobs.append(_job(job_id, word, state, reason, attributes.get("Job_Name", "")))
     return jobs
 
 
@@ -413,8 +414,8 @@ def _parse_sge(text: str) -> list[QueuedJob]:
             for tag, value in re.findall(r"<(JB_job_number|JB_name|state)>([^<]*)</\1>", element)
         }
         if "JB_job_number" in found and (word := found.get("state", "")):
-            states = {word: _sge_state(word)}
-            jobs.append(_job(states, found["JB_job_number"], word, "", found.get("JB_name", "")))
+            name = found.get("JB_name", "")
+            jobs.append(_job(found["JB_job_number"], word, _sge_state(word), "", name))
     return jobs
 
 
@@ -433,7 +434,8 @@ def _parse_lsf(text: str) -> list[QueuedJob]:
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", 3)]
         if len(fields) == 4 and re.match(r"\d", fields[0]):
-            jobs.append(_job(_LSF, *fields))
+            job_id, word, reason, name = fields
+            jobs.append(_job(job_id, word, _LSF.get(word), reason, name))
     return jobs
 
 
@@ -457,7 +459,7 @@ def _parse_htcondor(text: str) -> list[QueuedJob]:
             continue
         job_id, number, name, removed, held = fields
         state, word = _HTCONDOR.get(number, ("waiting", number))
-        jobs.append(_job({word: state}, job_id, word, _words(held) or removed, _words(name)))
+        jobs.append(_job(job_id, word, state, _words(held) or removed, _words(name)))
     return jobs
 
 
@@ -487,7 +489,7 @@ def _parse_oar(text: str) -> list[QueuedJob]:
         job_id = key or str(job.get("Job_Id") or job.get("id") or "")
         if job_id.isdecimal():
             reason = "" if word == "Running" else str(job.get("message") or "")
-            jobs.append(_job(_OAR, job_id, word, reason, str(job.get("name") or "")))
+            jobs.append(_job(job_id, word, _OAR.get(word), reason, str(job.get("name") or "")))
     return jobs
 
 
@@ -511,12 +513,12 @@ def _parse_moab(text: str) -> list[QueuedJob]:
         if not job_id or not word:
             continue
         reason = found.get("BlockReason", "")
-        state = _MOAB.get(word.lower(), "waiting")
+        state = _MOAB.get(word.lower())
         if state == "waiting" and "hold" in reason.lower():
             state = "held"
         if state == "ended" and found.get("CompletionCode"):
             reason = f"CompletionCode {found['CompletionCode']}"
-        jobs.append(_job({word: state}, job_id, word, reason, found.get("JobName", "")))
+        jobs.append(_job(job_id, word, state, reason, found.get("JobName", "")))
     return jobs
 
 
@@ -534,7 +536,7 @@ _LOADLEVELER = _table(
 def _parse_loadleveler(text: str) -> list[QueuedJob]:
     """Read ``status!step id`` lines, as ``llq -r`` has them."""
     found = re.findall(r"^[ \t]*([A-Z]{1,2})!([^!\s]+)[ \t\r]*$", text, re.MULTILINE)
-    return [_job(_LOADLEVELER, step_id, word) for word, step_id in found]
+    return [_job(step_id, word, _LOADLEVELER.get(word)) for word, step_id in found]
 
 
 # --- systems ---
@@ -550,90 +552,85 @@ def _only(pattern: str) -> Callable[[int, str], bool]:
     return has_none
 
 
-def _each(option: str, values: Iterable[str]) -> Iterator[str]:
-    for value in values:
-        yield from (option, value)
-
-
 _CLOCK = _limit(_clock, "unlimited", "infinity", "-1")
 _ALL = (
     Queue(
-        "slurm",
-        lambda ids, user: [
+        system="slurm",
+        query=lambda ids, user: [
             *("squeue", "--noheader", "--states=all"),
             *("--user", user, "--format", "%i|%T|%r|%j"),
         ],
-        _parse_slurm,
-        ("scancel",),
-        _limit(_slurm_time, "unlimited", "infinite", "-1", "0"),
-        _leading_number,
+        parse=_parse_slurm,
+        cancel=("scancel",),
+        walltime=_limit(_slurm_time, "unlimited", "infinite", "-1", "0"),
+        key=_leading_number,
     ),
     Queue(
-        "pbs",
-        lambda ids, user: ["qstat", "-f", *ids],
-        _parse_pbs,
-        ("qdel",),
-        _CLOCK,
-        _leading_number,
+        system="pbs",
+        query=lambda ids, user: ["qstat", "-f", *ids],
+        parse=_parse_pbs,
+        cancel=("qdel",),
+        walltime=_CLOCK,
+        key=_leading_number,
         has_none=_only(r"unknown job|has finished"),
     ),
     Queue(
-        "sge",
-        lambda ids, user: ["qstat", "-u", user, "-xml"],
-        _parse_sge,
-        ("qdel",),
-        _CLOCK,
-        _leading_number,
-        lambda job_id: ["qstat", "-j", job_id],
+        system="sge",
+        query=lambda ids, user: ["qstat", "-u", user, "-xml"],
+        parse=_parse_sge,
+        cancel=("qdel",),
+        walltime=_CLOCK,
+        key=_leading_number,
+        explain=lambda job_id: ["qstat", "-j", job_id],
     ),
     Queue(
-        "lsf",
-        lambda ids, user: [
+        system="lsf",
+        query=lambda ids, user: [
             *("bjobs", "-a", "-u", user, "-noheader"),
             *("-o", "jobid stat exit_reason job_name delimiter='|'"),
         ],
-        _parse_lsf,
-        ("bkill",),
-        _limit(_lsf_time),
-        _leading_number,
-        lambda job_id: ["bjobs", "-l", job_id],
-        _only(r"no (\w+ )?job found|is not found"),
+        parse=_parse_lsf,
+        cancel=("bkill",),
+        walltime=_limit(_lsf_time),
+        key=_leading_number,
+        explain=lambda job_id: ["bjobs", "-l", job_id],
+        has_none=_only(r"no (\w+ )?job found|is not found"),
     ),
     Queue(
-        "htcondor",
-        lambda ids, user: [
+        system="htcondor",
+        query=lambda ids, user: [
             *("condor_q", *ids),
             *("-af:jt", "JobStatus", "JobBatchName", "RemoveReason", "HoldReason"),
         ],
-        _parse_htcondor,
-        ("condor_rm",),
-        _limit(lambda text: _numbers(text, 1)[0]),
+        parse=_parse_htcondor,
+        cancel=("condor_rm",),
+        walltime=_limit(lambda text: _numbers(text, 1)[0]),
     ),
     Queue(
-        "oar",
-        lambda ids, user: ["oarstat", "-J", *_each("-j", ids)],
-        _parse_oar,
-        ("oardel",),
-        _limit(_hours_first),  # oarsub(1): [hour:mn:sec|hour:mn|hour]
+        system="oar",
+        query=lambda ids, user: ["oarstat", "-J", *(word for i in ids for word in ("-j", i))],
+        parse=_parse_oar,
+        cancel=("oardel",),
+        walltime=_limit(_hours_first),  # oarsub(1): [hour:mn:sec|hour:mn|hour]
     ),
     Queue(
-        "moab",
-        lambda ids, user: ["showq", "--xml", "-w", f"user={user}"],
-        _parse_moab,
-        ("canceljob",),
-        _CLOCK,
-        _first_number,
-        lambda job_id: ["checkjob", job_id],
+        system="moab",
+        query=lambda ids, user: ["showq", "--xml", "-w", f"user={user}"],
+        parse=_parse_moab,
+        cancel=("canceljob",),
+        walltime=_CLOCK,
+        key=_first_number,
+        explain=lambda job_id: ["checkjob", job_id],
     ),
     Queue(
-        "loadleveler",
-        lambda ids, user: ["llq", "-u", user, "-r", "%st", "%id"],
-        _parse_loadleveler,
-        ("llcancel",),
-        _limit(_loadleveler_time, "unlimited", "rlim_infinity", "copy"),
-        _host_and_number,
-        lambda job_id: ["llq", "-s", job_id],
-        lambda code, said: "no job status" in said or (code == 153 and not said.strip()),
+        system="loadleveler",
+        query=lambda ids, user: ["llq", "-u", user, "-r", "%st", "%id"],
+        parse=_parse_loadleveler,
+        cancel=("llcancel",),
+        walltime=_limit(_loadleveler_time, "unlimited", "rlim_infinity", "copy"),
+        key=_host_and_number,
+        explain=lambda job_id: ["llq", "-s", job_id],
+        has_none=lambda code, said: "no job status" in said or (code == 153 and not said.strip()),
     ),
 )
 QUEUES: dict[str, Queue] = {queue.system: queue for queue in _ALL}
