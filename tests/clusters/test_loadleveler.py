@@ -125,7 +125,7 @@ def _group_of(pid):
         return None
 
 
-def wait_until(condition, limit_s=30):
+def wait_until(condition, limit_s=60):
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -680,6 +680,26 @@ def test_jobs_submitted_at_the_same_time_have_their_own_ids(ll):
     assert Counter(ll.cancelled) == Counter(ids)
 
 
+def test_a_job_class_can_be_extended_to_hear_of_every_job(ll):
+    begun, ended = [], []
+
+    class Hearing:
+        async def start(self):
+            await super().start()
+            begun.append(self.job_id)
+
+        async def close(self):
+            await super().close()
+            ended.append(self.job_id)
+
+    hearing = type("HearingJob", (Hearing, LoadLevelerJob), {})
+    with cluster_of(ll, job_cls=hearing, python="/bin/true") as cluster:
+        cluster.scale(2)
+        wait_until(lambda: len(cluster.workers) == 2)
+    assert len(begun) == 2
+    assert sorted(begun) == sorted(ended) == sorted(ll.cancelled)
+
+
 # Real workers
 
 
@@ -777,6 +797,8 @@ def test_encryption_interface_and_protocol_reach_the_workers(ll, tmp_path):
         cluster.scale(1)
         client.wait_for_workers(1, timeout=60)
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert len(list(tmp_path.glob(".dask-jobqueue.worker.*"))) == 3
+    assert not list(tmp_path.glob(".dask-jobqueue.worker.*"))
     wait_until(lambda: not ll.running())
 
 

@@ -534,6 +534,12 @@ class LoadLevelerCluster(dask_jobqueue.JobQueueCluster):  # noqa: D101 - it has 
                 self.status = Status.closed
             raise
 
+    async def _close(self) -> None:
+        await super()._close()
+        for key in ("ca_file", "key", "cert"):  # the files that were written for the workers
+            if file := getattr(self, f"_job_{key}", None):
+                file.close()
+
     async def _correct_state_internal(self) -> None:
         try:
             await super()._correct_state_internal()
