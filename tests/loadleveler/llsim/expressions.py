@@ -51,14 +51,6 @@ def holds(tree, lookup):
     return _compare(kind, actual, wanted)
 
 
-def names(tree):
-    """Return the names that `tree` asks about."""
-    kind, *parts = tree
-    if kind in ("and", "or", "not"):
-        return set().union(*map(names, parts))
-    return {parts[0]}
-
-
 def _compare(comparison, actual, wanted):
     pairs = [
         (left, right)

@@ -89,7 +89,7 @@ class Negotiator:
         self.spool.log("state", id=step["id"], old=step["state"], new=state, why=why)
         if state in ENDED:
             step["completed"] = self.now
-        step.update(state=state, why=why)
+        step.update(state=state, why=why, history=[*step["history"], state])
         self._changed[step["id"]] = step
 
     # waiting

@@ -104,6 +104,7 @@ def step_of(keywords, config, submission):
     return {
         **submission,
         "state": "I",
+        "history": ["I"],
         "keywords": keywords,
         "class": keywords.get("class") or config["default_class"],
         "priority": int(keywords.get("user_priority", 50)),
