@@ -412,15 +412,21 @@ def test_llq_forgets_ended_jobs_after_a_while(loadleveler):
     assert loadleveler.jobs() == {f"{job}.0": "C"}
 
 
-def test_root_may_not_submit_unless_the_site_says_so(tmp_path):
-    if os.getuid() != 0 and os.getgid() != 0:
-        submitters = {"allow_root": True}
-    else:
-        submitters = {"allow_root": False}
-    with StandIn(tmp_path, **submitters) as site:
+def test_root_may_submit_only_where_the_site_says_so(tmp_path):
+    is_root = 0 in (os.getuid(), os.getgid())
+    with StandIn(tmp_path, allow_root=False) as site:
         done = site.run("llsubmit", "-", stdin=command_file())
-    assert done.returncode == (1 if submitters == {"allow_root": False} else 0)
-    assert ("uid or gid 0" in done.stderr) is (submitters == {"allow_root": False})
+    assert ("uid or gid 0" in done.stderr) is is_root
+    assert done.returncode == int(is_root)
+
+
+def test_llq_names_hosts_in_short_unless_the_site_does_otherwise(loadleveler):
+    job = submit(loadleveler, "hold = user")
+    for command in (["llq"], ["llq", "-f", "%id"], ["llq", "-r", "%id"]):
+        assert job not in loadleveler.run(*command).stdout
+    loadleveler.configure(quirks={"short_ids_in_llq": False})
+    for command in (["llq", "-f", "%id"], ["llq", "-r", "%id"]):
+        assert job in loadleveler.run(*command).stdout
 
 
 def test_a_refused_job_is_told_on_stderr_only(loadleveler):
@@ -496,6 +502,7 @@ def test_a_site_for_trying_takes_three_lines_in_a_shell(tmp_path):
 export PATH={HERE / "bin"}:{Path(sys.executable).parent}:$PATH LLSIM_SPOOL={tmp_path}/spool
 llsimctl start --allow-root --nodes 1 || exit
 llsubmit - <<END
+#!/bin/sh
 # @ output = {tmp_path}/out
 # @ queue
 echo hello; sleep 600

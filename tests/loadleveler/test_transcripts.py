@@ -181,10 +181,9 @@ def test_llq_with_its_blanks_at_the_ends_of_lines(state, waiting, running):
 
 
 def test_llq_shortens_the_host_that_llsubmit_named_in_full():
-    # abipy's qadapters: juqueen1c1.zam.kfa-juelich.de.281508 in llsubmit
-    steps = [
-        row("juqueen1c1.zam.kfa-juelich.de.281508.0", "paj15530", "1/23 13:20", "I", 50, "n001")
-    ]
+    # abipy's qadapters: juqueen1c1.zam.kfa-juelich.de.281506 in llsubmit
+    short = formats.short_id("juqueen1c1.zam.kfa-juelich.de.281508.0")
+    steps = [row(short, "paj15530", "1/23 13:20", "I", 50, "n001")]
     assert said(formats.listing(steps))[2] == (
         "juqueen1c1.281508.0      paj15530    1/23 13:20 I  50  n001"
     )

@@ -174,12 +174,13 @@ def llq(arguments, spool, config):
         return Reply(out=[line for step in steps for line in formats.evaluations(step)])
     if "l" in chosen or "x" in chosen or "m" in chosen:
         return Reply(out=formats.long_listing(steps, selected))
+    if quirks["short_ids_in_llq"]:
+        steps = [{**step, "id": formats.short_id(step["id"])} for step in steps]
     if "r" in chosen:
         return Reply(out=formats.raw(steps, _codes(chosen["r"])))
     if "f" in chosen:
         return Reply(out=formats.custom(steps, _codes(chosen["f"]), selected))
-    title, short = quirks["running_on_title"], quirks["short_ids_in_llq"]
-    return Reply(out=formats.listing(steps, title, short, selected))
+    return Reply(out=formats.listing(steps, quirks["running_on_title"], selected))
 
 
 def _visible(spool, config):

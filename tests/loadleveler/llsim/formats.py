@@ -92,14 +92,13 @@ def raw_date(moment):
     return "" if moment is None else time.strftime("%m/%d/%Y %H:%M", time.localtime(moment))
 
 
-def listing(steps, title="Running On", short=True, selected=False):
+def listing(steps, title="Running On", selected=False):
     """Return the table of a plain llq."""
     titles = [name for name, _ in COLUMNS[:-1]] + [title]
     lines = [_row(titles), _row(["-" * width for _, width in COLUMNS])]
     for step in steps:
         run = step["hosts"][0].split(".")[0] if step["hosts"] else ""
-        identity = short_id(step["id"]) if short else step["id"]
-        cells = [identity, step["owner"], day(step["submitted"]), step["state"]]
+        cells = [step["id"], step["owner"], day(step["submitted"]), step["state"]]
         lines.append(_row([*cells, str(step["priority"]), step["class"], run]))
     return [*lines, "", footer(steps, selected)]
 
@@ -134,7 +133,7 @@ CATEGORIES = {
     "%gl": ("LL Group", 12, lambda step: step["keywords"].get("group", "No_Group")),
     "%gu": ("Unix Group", 12, lambda step: step["group"]),
     "%h": ("Running On", 16, lambda step: step["hosts"][0] if step["hosts"] else ""),
-    "%id": ("Step Id", 24, lambda step: short_id(step["id"])),
+    "%id": ("Step Id", 24, lambda step: step["id"]),
     "%jn": ("Job Name", 16, lambda step: step["job_name"]),
     "%jt": ("Type", 8, lambda step: "Serial" if step["serial"] else "General Parallel"),
     "%nh": ("NM", 4, lambda step: str(len(set(step["hosts"])) or step["nodes"][0])),
