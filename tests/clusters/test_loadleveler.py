@@ -261,9 +261,9 @@ def test_what_is_asked_for_is_what_loadleveler_reads(skip, tmp_path):
         job_script_prologue=["## @ class = no", "echo '# @ queue'"],
         **options,
     )
-    read = jcf.parse(one.job_script())
-    assert read.steps == [expected]
-    assert read.script.splitlines()[-3:-1] == ["## @ class = no", "echo '# @ queue'"]
+    steps, script = jcf.parse(one.job_script())
+    assert steps == [expected]
+    assert script.splitlines()[-3:-1] == ["## @ class = no", "echo '# @ queue'"]
 
 
 @pytest.mark.parametrize("option", ["resources", "environment", "notification", "walltime"])
