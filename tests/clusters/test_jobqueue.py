@@ -7,9 +7,14 @@ import sys
 import pytest
 
 PROGRAM = """
+import signal
 import dask.config
-ensure_file = dask.config.ensure_file
+ensure_file, set_signal = dask.config.ensure_file, signal.signal
+handler = signal.getsignal(signal.SIGINT)
 {imports}
+assert signal.signal is set_signal
+assert signal.getsignal(signal.SIGINT) is handler
+import daskspace.clusters.jobqueue
 assert dask.config.ensure_file is ensure_file
 assert dask.config.get("jobqueue.slurm.walltime") == "00:30:00"
 """
@@ -32,12 +37,11 @@ def python(program, tmp_path, **variables):
     [
         "from daskspace.clusters.jobqueue import dask_jobqueue",
         "from daskspace.clusters import LoadLevelerCluster",
-        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
         "from importlib import import_module\n"
         "modules = ['daskspace.clusters.jobqueue', 'daskspace.clusters.loadleveler'] * 4\n"
-        "threads = [threading.Thread(target=import_module, args=[name]) for name in modules]\n"
-        "[thread.start() for thread in threads]\n"
-        "[thread.join() for thread in threads]\n",
+        "with ThreadPoolExecutor(8) as executor:\n"
+        "    list(executor.map(import_module, modules))\n",
     ],
     ids=["module", "cluster", "threads"],
 )

@@ -33,7 +33,7 @@ from daskspace.clusters.walltime import Walltime, margin
 from daskspace.errors import ConfigError
 from daskspace.execution.isolation import JOB_START
 from daskspace.execution.job_record import PRIVATE_PREFIX, JobRecord
-from daskspace.execution.status import Status
+from daskspace.execution.status import Jobs, Status
 from daskspace.results.directory import unusable
 
 _OWN = ("jobs", "adapt", "insecure", "query_interval")
@@ -84,7 +84,13 @@ class JobQueueBackend(DaskBackend):
         _check_values(self.options)
 
     def job_script(self) -> str:
-        """Return what would be submitted for a job; nothing is started or written."""
+        """Return what would be submitted for a job; nothing is started or written.
+
+        Raises
+        ------
+        ConfigError
+            An option has a value that it cannot take.
+        """
         if self.cluster is not None:
             return str(self.cluster.job_script())
         keywords = self._keywords(Path("<private directory>"), key_paths)
@@ -93,8 +99,11 @@ class JobQueueBackend(DaskBackend):
                 keywords.pop(name, None)
         job_class = self.options.get("job_cls") or self.cluster_class.job_cls
         scheme = "tcp" if self._is_insecure else "tls"
-        job = job_class(f"{scheme}://<address of the scheduler>", name="<worker>", **keywords)
-        return str(job.job_script())
+        address = f"{scheme}://<address of the scheduler>"
+        try:
+            return str(job_class(address, name="<worker>", **keywords).job_script())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{self}: {error}") from error
 
     @property
     def dashboard_link(self) -> str | None:
@@ -132,10 +141,9 @@ class JobQueueBackend(DaskBackend):
 
     def check_status(self) -> Status:
         """Return how far the operation has come, and what its jobs do; see `Status`."""
-        status = super().check_status()
-        if self._fleet is None:
-            return status
-        return dataclasses.replace(status, jobs=self._fleet.status())
+        fleet = self._fleet
+        jobs = fleet.status() if fleet is not None else Jobs()
+        return dataclasses.replace(super().check_status(), jobs=jobs)
 
     def cleanup(self) -> None:
         """Let go of the current operation; see `DaskBackend.cleanup`.
@@ -146,17 +154,15 @@ class JobQueueBackend(DaskBackend):
         self._let_go()
 
     def _open_cluster(self) -> Any:
+        self.job_script()  # raises before anything is started
         shared = self._setting("shared_temp_directory") or os.getcwd()
         shared = os.path.expanduser(os.path.expandvars(shared))
         private = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=shared))
         self._resources.callback(shutil.rmtree, private, ignore_errors=True)
-        try:
-            keywords = self._keywords(private, make_keys)
-            fleet = Fleet(self._queue, keywords["name"], self._fleet_options(keywords), self._log)
-            self._resources.callback(fleet.close)
-            cluster = _recorded(self.options.get("job_cls"), self.cluster_class, fleet)(**keywords)
-        except ValueError as error:
-            raise ConfigError(f"{self}: {error}") from error
+        keywords = self._keywords(private, make_keys)
+        fleet = Fleet(self._queue, keywords["name"], self._fleet_options(), self._log)
+        self._resources.callback(fleet.close)
+        cluster = _recorded(self.options.get("job_cls"), self.cluster_class, fleet)(**keywords)
         fleet.attach(cluster)
         self._private, self._fleet = private, fleet
         return cluster
@@ -226,9 +232,14 @@ class JobQueueBackend(DaskBackend):
         keywords.setdefault("name", f"daskspace-{unique}")  # PBS takes 15 characters
         if self._setting("job_name", "name") in (None, "dask-worker"):
             keywords["job_name"] = keywords["name"]
-        cores = self._setting("cores")
-        if self._setting("processes") is None and cores:
-            keywords["processes"] = int(cores)  # with one thread each
+        cores, memory = self._setting("cores"), self._setting("memory")
+        if cores is None or memory is None:
+            raise ConfigError(
+                f"{self} needs cores and memory of a job, such as cores=4, memory='8 GB'"
+                f" (or jobqueue.{self._section} in Dask's configuration)"
+            )
+        # With one thread each; said outright, for the names of workers depend on it.
+        keywords["processes"] = int(self._setting("processes") or cores)
         keywords["scheduler_options"] = {
             "dashboard_address": "127.0.0.1:0",
             **(self._setting("scheduler_options") or {}),
@@ -246,17 +257,16 @@ class JobQueueBackend(DaskBackend):
             keywords["security"] = keys_in(private)
         return keywords
 
-    def _fleet_options(self, keywords: Mapping[str, Any]) -> FleetOptions:
+    def _fleet_options(self) -> FleetOptions:
         adapt = self._own.get("adapt") or None
         if adapt is not None:
             given = adapt if isinstance(adapt, Mapping) else {}
             adapt = {**_SAFE_ADAPT, "maximum_jobs": self._most, **given}
-        cores = self._setting("cores")
         death = parse_timedelta(self._setting("death_timeout") or 60)
         lost = dask.config.get("distributed.deploy.lost-worker-timeout")
         return FleetOptions(
             most=self._most,
-            per_job=int(cores or 1),
+            per_job=int(self._setting("cores")),
             query_every=self._query_every,
             arrival=death + _START_S,
             lost_after=parse_timedelta(lost),
@@ -268,6 +278,10 @@ class JobQueueBackend(DaskBackend):
     @property
     def _system(self) -> str:
         return str(self.cluster_class.job_cls.default_config_name())
+
+    @property
+    def _section(self) -> str:
+        return str(self.options.get("config_name") or self._system)
 
     @property
     def _queue(self) -> Queue | None:
@@ -310,8 +324,7 @@ class JobQueueBackend(DaskBackend):
         """Return an option, or what Dask's configuration says in its place."""
         if self.options.get(name) is not None:
             return self.options[name]
-        section = self.options.get("config_name") or self._system
-        return dask.config.get(f"jobqueue.{section}.{key or name.replace('_', '-')}", None)
+        return dask.config.get(f"jobqueue.{self._section}.{key or name.replace('_', '-')}", None)
 
 
 def _recorded(
