@@ -32,7 +32,7 @@ def comparable(operation):
     return [{k: v for k, v in row.items() if k not in MAY_DIFFER} for row in operation.rows()]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_benchmark_gives_the_same_table_on_every_backend(copied):
     tables = {name: comparable(run("classification", name)) for name in BACKENDS_UNDER_TEST}
     reference = tables.pop("serial")
@@ -42,7 +42,7 @@ def test_the_benchmark_gives_the_same_table_on_every_backend(copied):
         assert table == reference, name
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_mandelbrot_gives_the_same_picture_on_every_backend(copied):
     pictures = set()
     for name in BACKENDS_UNDER_TEST:

@@ -8,6 +8,8 @@ from distributed.deploy.subprocess import SubprocessCluster
 
 from daskspace import DaskBackend, create_backend
 
+from .sites import SITES
+
 
 class CommandsBackend(DaskBackend):
     """What a user writes for another Dask cluster: here scheduler and workers are commands."""
@@ -30,5 +32,10 @@ BACKENDS_UNDER_TEST = {
     "serial": partial(create_backend, "serial"),
     "mcore": partial(create_backend, "mcore", n_workers=2),
     "commands": commands_backend,
+    "loadl": lambda: SITES["loadl"]().backend(jobs=2),
+    "slurm": lambda: SITES["slurm"]().backend(jobs=2),
 }
 """For each backend what makes one, small."""
+
+NOT_TO_BE_HAD = {"pbs", "sge", "lsf", "htcondor", "oar", "moab"}
+"""Batch systems that no test can start, or not as a whole; they differ by their dialect alone."""

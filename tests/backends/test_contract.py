@@ -30,7 +30,7 @@ from daskspace import (
 )
 from daskspace.backends import BACKENDS
 
-from .backends_under_test import BACKENDS_UNDER_TEST
+from .backends_under_test import BACKENDS_UNDER_TEST, NOT_TO_BE_HAD
 
 STEPS = ["stage_in", "execute", "retrieve", "consolidate"]
 STATES = ["idling", "staged", "executing", "retrieved", "consolidated"]
@@ -76,7 +76,7 @@ def bring_to(backend, state, op):
 
 
 def test_every_registered_backend_is_under_test():
-    assert set(BACKENDS) <= set(BACKENDS_UNDER_TEST)
+    assert set(BACKENDS) - NOT_TO_BE_HAD <= set(BACKENDS_UNDER_TEST)
 
 
 def test_the_abstract_methods_are_exactly_the_documented_five():
@@ -558,6 +558,7 @@ def test_operation_and_process_can_be_subclassed(backend):
 
 
 def test_execute_aborts_after_its_timeout_and_raises_nothing(backend):
+    backend.run(squares(2))  # workers may take longer to come
     op = operation(time_sleep, grid={"x": range(100)})
     backend.stage_in(op)
     backend.execute(timeout=2)

@@ -97,7 +97,9 @@ def test_a_step_has_loadlevelers_variables_and_else_only_what_it_asked_for(
         "LOADL_TOTAL_TASKS": "1",
         "LOADL_PROCESSOR_LIST": "n01",
     }
-    assert environment_of("environment = COPY_ALL; MORE=1")["OF_THE_SUBMITTER"] == "yes"
+    copied = environment_of("environment = COPY_ALL; MORE=1")
+    assert (copied["OF_THE_SUBMITTER"], copied["MORE"]) == ("yes", "1")
+    assert copied["PATH"] == os.environ["PATH"]
     assert environment_of("environment = $OF_THE_SUBMITTER")["OF_THE_SUBMITTER"] == "yes"
 
 
@@ -467,8 +469,10 @@ def test_a_job_that_leaves_its_session_ends_with_the_site(tmp_path):
     until(lambda: not is_alive(pid))
 
 
-def test_what_a_job_leaves_behind_ends_with_the_job(loadleveler, tmp_path):
-    script = f"sleep 600 & echo $! > {tmp_path}/pid"
+@pytest.mark.parametrize("detach", ["", "setsid "])
+def test_what_a_job_leaves_behind_ends_with_the_job(loadleveler, tmp_path, detach):
+    leave = f"{detach}sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600' &"
+    script = f"{leave}\nuntil [ -s {tmp_path}/pid ]; do sleep 0.05; done"
     loadleveler.wait_for(submit(loadleveler, script=script), "C")
     assert not is_alive(int((tmp_path / "pid").read_text()))
 

@@ -197,6 +197,7 @@ class Fleet:
         if self._record is None:
             return
         with contextlib.suppress(Exception):
+            self._count_workers()
             self._drop([m for m in self._members.values() if not m.is_working])
         with self._lock, contextlib.suppress(OSError):
             record, self._record = self._record, None
@@ -301,8 +302,8 @@ class Fleet:
 
     def _count_workers(self) -> None:
         assert self._cluster is not None  # noqa: S101 - it is attached before `begin`
-        infos = list(self._cluster.scheduler_info["workers"].values())
-        names = {str(info["name"]) for info in infos}
+        workers = list(self._cluster.scheduler.workers.values())
+        names = {str(worker.name) for worker in workers}
         names |= {name.rpartition("-")[0] for name in names}  # several workers of one job
         now = time.monotonic()
         for member in list(self._members.values()):

@@ -28,6 +28,7 @@ class LoadLevelerBackend(JobQueueBackend):
     cluster_class = LoadLevelerCluster
 
     def __init__(self, **options: Any) -> None:
+        options.setdefault("submit_retries", 0)  # the fleet tries again, and says why it has to
         super().__init__(**_from_pyspace(options))
 
 
