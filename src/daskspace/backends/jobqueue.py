@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import dask.config
-from dask.utils import parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
 from distributed import Security, WorkerPlugin
 from distributed.deploy.spec import ProcessInterface
 from distributed.utils import format_dashboard_link
@@ -100,10 +100,14 @@ class JobQueueBackend(DaskBackend):
         job_class = self.options.get("job_cls") or self.cluster_class.job_cls
         scheme = "tcp" if self._is_insecure else "tls"
         address = f"{scheme}://<address of the scheduler>"
+        logs = str(keywords.pop("log_directory", "<result directory>/jobs"))
         try:
-            return str(job_class(address, name="<worker>", **keywords).job_script())
+            # Whoever makes a job makes the directory of its logs as well.
+            with tempfile.TemporaryDirectory() as passing:
+                job = job_class(address, name="<worker>", log_directory=passing, **keywords)
+                return str(job.job_script()).replace(passing, logs)
         except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{self}: {error}") from error
+            raise ConfigError(f"{self}: {' '.join(str(error).split())}") from error
 
     @property
     def dashboard_link(self) -> str | None:
@@ -215,8 +219,8 @@ class JobQueueBackend(DaskBackend):
 
     def _log_directory(self, ours: Path) -> Path | None:
         """Return where jobs write their logs: where the user wants them, else with the results."""
-        if configured := self._setting("log_directory"):
-            return Path(os.path.expanduser(os.path.expandvars(configured)))
+        if configured := self._configured_logs:
+            return configured
         if not _PLAIN_PATH.fullmatch(str(ours)):
             self._log(f"jobs cannot write their logs to {ours}: job scripts know no such names")
             return None
@@ -235,9 +239,11 @@ class JobQueueBackend(DaskBackend):
         cores, memory = self._setting("cores"), self._setting("memory")
         if cores is None or memory is None:
             raise ConfigError(
-                f"{self} needs cores and memory of a job, such as cores=4, memory='8 GB'"
-                f" (or jobqueue.{self._section} in Dask's configuration)"
+                f"{self} needs cores and memory of a job, such as cores=4, memory='8 GB'; on the"
+                f" command line: -O cores=4 -O memory='8 GB'; in Dask's configuration:"
+                f" jobqueue.{self._section}.cores and .memory"
             )
+        _check_size(cores, memory)
         # With one thread each; said outright, for the names of workers depend on it.
         keywords["processes"] = int(self._setting("processes") or cores)
         keywords["scheduler_options"] = {
@@ -255,7 +261,14 @@ class JobQueueBackend(DaskBackend):
             keywords["job_script_prologue"] = [*own, *prologue]
         if not self._is_insecure and self.options.get("security") in (None, True):
             keywords["security"] = keys_in(private)
+        if logs := self._configured_logs:
+            keywords["log_directory"] = str(logs)  # no batch system knows ~
         return keywords
+
+    @property
+    def _configured_logs(self) -> Path | None:
+        configured = self._setting("log_directory")
+        return Path(os.path.expanduser(os.path.expandvars(configured))) if configured else None
 
     def _fleet_options(self) -> FleetOptions:
         adapt = self._own.get("adapt") or None
@@ -369,6 +382,20 @@ def _check_values(options: Mapping[str, Any]) -> None:
                     f"{name}: {text!r} would run as a command of the job script, because of"
                     f" {wrong[0]!r}; what is to run there belongs into job_script_prologue"
                 )
+
+
+def _check_size(cores: Any, memory: Any) -> None:
+    for name, value, take, like in (("cores", cores, int, 4), ("memory", memory, _bytes, "8 GB")):
+        try:
+            fits = take(value) > 0
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ConfigError(f"{name} of a job must be like {like!r}, not {value!r}")
+
+
+def _bytes(value: Any) -> int:
+    return int(parse_bytes(value))
 
 
 def _count(value: Any, name: str) -> int:
