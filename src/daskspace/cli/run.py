@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from daskspace.operations.base import Operation
     from daskspace.results.table import Table
 
+_TIME = re.compile(r"\d+(:\d+)+")
+
 
 def _parse_options(
     context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
@@ -34,12 +37,23 @@ def _parse_options(
         if not (key and equals):
             raise click.BadParameter(f"{text!r} is not KEY=VALUE")
         try:
-            options[key.replace("-", "_")] = yaml.safe_load(value)
+            # YAML takes a time such as 12:00:00 for the number 43200.
+            is_time = _TIME.fullmatch(value)
+            options[key.replace("-", "_")] = value if is_time else yaml.safe_load(value)
         except yaml.YAMLError:
             raise click.BadParameter(f"the value of {text!r} is no YAML") from None
     return options
 
 
+options_option = click.option(
+    "-O",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_parse_options,
+    help="An option of the backend, its value in YAML; may be repeated.",
+)
 _SHORT = {"serial": "-s", "mcore": "-m", "loadl": "-L"}
 
 
@@ -58,15 +72,7 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(short, f"--{name}", is_flag=True, help=f"Short for -b {name}.")
             for name, short in reversed(_SHORT.items())
         ),
-        click.option(
-            "-O",
-            "--option",
-            "options",
-            multiple=True,
-            metavar="KEY=VALUE",
-            callback=_parse_options,
-            help="An option of the backend, its value in YAML; may be repeated.",
-        ),
+        options_option,
         click.option("-b", "--backend", metavar="NAME", help="Where to run; see `backends`."),
     ):
         choosing = option(choosing)
