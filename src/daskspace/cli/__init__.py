@@ -22,6 +22,7 @@ _COMMANDS = {
     "status": "daskspace.cli.inspect:status",
     "logs": "daskspace.cli.inspect:logs",
     "backends": "daskspace.cli.backends:backends",
+    "job-script": "daskspace.cli.job_script:job_script",
     "demo": "daskspace.cli.demo:demo",
 }
 _SUMMARIES = {
@@ -35,6 +36,7 @@ _SUMMARIES = {
     "status": "Show how far an operation has come.",
     "logs": "Show the log of the operation or of a process.",
     "backends": "List the backends.",
+    "job-script": "Show the job script of a batch system; submits nothing.",
     "demo": "Run a real benchmark on all cores.",
 }
 

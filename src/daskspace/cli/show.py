@@ -47,7 +47,9 @@ def rows_option(default: int, text: str) -> Callable[[Any], Any]:
     return click.option("-n", "--rows", type=kind, default=default, show_default=True, help=text)
 
 
-def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def print_rows(
+    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], stderr: bool = False
+) -> None:
     """Print rows as a table."""
     from rich.table import Table
 
@@ -56,7 +58,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Non
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    console().print(table)
+    console(stderr).print(table)
 
 
 def print_json(value: Any) -> None:
