@@ -23,6 +23,7 @@ BACKENDS = {
     "htcondor": "daskspace.backends.jobqueue:HTCondorBackend",
     "oar": "daskspace.backends.jobqueue:OARBackend",
     "moab": "daskspace.backends.jobqueue:MoabBackend",
+    "mpi": "daskspace.backends.mpi:MpiBackend",
 }
 """The name of every backend, and where its class is."""
 

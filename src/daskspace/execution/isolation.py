@@ -23,6 +23,7 @@ from typing import Any
 import daskspace
 from daskspace.execution.attempt import Settings, interrupt, load_batch, run_attempts
 from daskspace.execution.capture import capturing
+from daskspace.execution.environment import without_rank
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, read_tape
 from daskspace.execution.travel import Batch, Package, Parcel, is_client
@@ -78,7 +79,7 @@ class Host:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, **limits, _MARK: self._mark},
+                env={**without_rank(os.environ), **limits, _MARK: self._mark},
             )
 
     def run(
