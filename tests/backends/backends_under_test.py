@@ -18,8 +18,17 @@ class CommandsBackend(DaskBackend):
         return SubprocessCluster(**self.options)
 
 
+def let_tests_be_imported():
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+
+
+def mpi_backend(**options):
+    let_tests_be_imported()
+    return create_backend("mpi", **{"n_workers": 2, **options})
+
+
 def commands_backend():
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # where these tests are importable
+    let_tests_be_imported()
     return CommandsBackend(
         n_workers=2,
         threads_per_worker=1,
@@ -31,6 +40,7 @@ def commands_backend():
 BACKENDS_UNDER_TEST = {
     "serial": partial(create_backend, "serial"),
     "mcore": partial(create_backend, "mcore", n_workers=2),
+    "mpi": mpi_backend,
     "commands": commands_backend,
     "loadl": lambda: SITES["loadl"]().backend(jobs=2),
     "slurm": lambda: SITES["slurm"]().backend(jobs=2),

@@ -261,6 +261,7 @@ class MpiCluster(Cluster):
         }
         given = {
             "--scheduler-file": directory / "scheduler.json",
+            "--scheduler-port": 0,
             "--interface": self._interface,
             "--protocol": self._protocol,
             "--nthreads": setting["nthreads"],
@@ -346,8 +347,7 @@ class MpiCluster(Cluster):
         running = self.status == Status.running
         self.status = Status.closing
         if running and self.scheduler_comm is not None:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(self.scheduler_comm.terminate(), _ANSWER_S)
+            await self._terminate(self.scheduler_comm)
         if self._ends is not None:
             self._ends.cancel()
         owning = getattr(self, "_owning", None)
@@ -363,6 +363,18 @@ class MpiCluster(Cluster):
         elif self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self.status = Status.closed
+
+    async def _terminate(self, scheduler: Any) -> None:
+        """Ask the nannies, then the scheduler to end.
+
+        Told by the scheduler alone, each nanny would wait two seconds for its worker.
+        """
+        nannies = [w["nanny"] for w in self.scheduler_info["workers"].values() if w["nanny"]]
+        ending = {"msg": {"op": "terminate"}, "workers": nannies, "on_error": "ignore"}
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(scheduler.broadcast(**ending), _ANSWER_S)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(scheduler.terminate(), _ANSWER_S)
 
     def close(self, timeout: float | None = None) -> Any:
         """End the job, in every state; harmless when repeated.
