@@ -139,27 +139,25 @@ class MpiCluster(Cluster):
         for module in ("mpi4py", "dask_mpi"):
             if importlib.util.find_spec(module) is None:
                 raise ClusterStartError(f"the Python module {module!r} is missing: {INSTALL}")
-        setting = _Settings(
-            {
-                "n-workers": n_workers,
-                "launcher": launcher,
-                "launcher-args": launcher_args,
-                "nthreads": nthreads,
-                "memory-limit": memory_limit,
-                "hosts": hosts,
-                "hostfile": hostfile,
-                "interface": interface,
-                "protocol": protocol,
-                "dashboard-address": dashboard_address,
-                "local-directory": local_directory,
-                "directory": directory,
-                "worker-class": worker_class,
-                "worker-options": worker_options,
-                "env": env,
-                "start-timeout": start_timeout,
-                "close-timeout": close_timeout,
-                "orphan-timeout": orphan_timeout,
-            }
+        setting = mpi_settings(
+            n_workers=n_workers,
+            launcher=launcher,
+            launcher_args=launcher_args,
+            nthreads=nthreads,
+            memory_limit=memory_limit,
+            hosts=hosts,
+            hostfile=hostfile,
+            interface=interface,
+            protocol=protocol,
+            dashboard_address=dashboard_address,
+            local_directory=local_directory,
+            directory=directory,
+            worker_class=worker_class,
+            worker_options=worker_options,
+            env=env,
+            start_timeout=start_timeout,
+            close_timeout=close_timeout,
+            orphan_timeout=orphan_timeout,
         )
         self._settings = setting
         self._environment = without_rank(os.environ)
@@ -171,10 +169,8 @@ class MpiCluster(Cluster):
         self._start_timeout = parse_timedelta(setting["start-timeout"])
         self._close_timeout = parse_timedelta(setting["close-timeout"])
         on_loopback = self._is_local and setting["interface"] is None
-        self._interface = _loopback_interface() if on_loopback else setting["interface"]
-        self.security, self._protocol = choose_security(
-            security, setting["protocol"], on_loopback
-        )
+        self._interface = loopback_interface() if on_loopback else setting["interface"]
+        self.security, self._protocol = choose_security(security, setting["protocol"], on_loopback)
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         if not self.called_from_running_loop:
             self._loop_runner.start()
@@ -347,7 +343,7 @@ class MpiCluster(Cluster):
         running = self.status == Status.running
         self.status = Status.closing
         if running and self.scheduler_comm is not None:
-            await self._terminate(self.scheduler_comm)
+            await terminate(self.scheduler_comm)
         if self._ends is not None:
             self._ends.cancel()
         owning = getattr(self, "_owning", None)
@@ -363,18 +359,6 @@ class MpiCluster(Cluster):
         elif self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self.status = Status.closed
-
-    async def _terminate(self, scheduler: Any) -> None:
-        """Ask the nannies, then the scheduler to end.
-
-        Told by the scheduler alone, each nanny would wait two seconds for its worker.
-        """
-        nannies = [w["nanny"] for w in self.scheduler_info["workers"].values() if w["nanny"]]
-        ending = {"msg": {"op": "terminate"}, "workers": nannies, "on_error": "ignore"}
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(scheduler.broadcast(**ending), _ANSWER_S)
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(scheduler.terminate(), _ANSWER_S)
 
     def close(self, timeout: float | None = None) -> Any:
         """End the job, in every state; harmless when repeated.
@@ -400,14 +384,31 @@ class MpiCluster(Cluster):
         return logs
 
 
-class _Settings(dict[str, Any]):
-    """What was given, and for the rest what Dask's configuration says under ``mpi``."""
+def mpi_settings(**given: Any) -> dict[str, Any]:
+    """Return what was given, and for the rest what Dask's configuration says under ``mpi``."""
+    settings = {}
+    for name, default in _DEFAULTS["mpi"].items():
+        value = given.get(name.replace("-", "_"))
+        value = dask.config.get(f"mpi.{name}", default) if value is None else value
+        settings[name] = default if value is None and default in ([], {}) else value
+    return settings
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        for name, value in given.items():
-            default = _DEFAULTS["mpi"][name]
-            wanted = dask.config.get(f"mpi.{name}", default) if value is None else value
-            self[name] = default if wanted is None and default in ([], {}) else wanted
+
+async def terminate(scheduler: Any) -> None:
+    """Ask the nannies, then the scheduler to end.
+
+    Told by the scheduler alone, each nanny would wait two seconds for its worker.
+    """
+
+    async def end_nannies() -> None:
+        workers = (await scheduler.identity())["workers"].values()
+        nannies = [worker["nanny"] for worker in workers if worker["nanny"]]
+        await scheduler.broadcast(msg={"op": "terminate"}, workers=nannies, on_error="ignore")
+
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(end_nannies(), _ANSWER_S)
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(scheduler.terminate(), _ANSWER_S)
 
 
 def choose_security(
@@ -467,7 +468,7 @@ def _count_workers(setting: Mapping[str, Any], environment: Mapping[str, str]) -
     return number
 
 
-def _loopback_interface() -> str:
+def loopback_interface() -> str:
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == LOOPBACK for address in addresses):
             return name

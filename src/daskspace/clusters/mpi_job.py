@@ -39,9 +39,7 @@ class MpiJob:
         Where it and its ranks write.
     """
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], log: Path
-    ) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
         self._ranks: set[psutil.Process] = set()
         with log.open("xb") as output:

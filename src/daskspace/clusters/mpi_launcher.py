@@ -127,7 +127,9 @@ def inspect_launcher(command: Sequence[str]) -> Launcher:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ClusterStartError(f"MPI launcher {command[0]!r} cannot be run: {error}") from error
-    return Launcher(tuple(command), flavour_of((asked.stdout + asked.stderr).decode("utf-8", "replace")))
+    return Launcher(
+        tuple(command), flavour_of((asked.stdout + asked.stderr).decode("utf-8", "replace"))
+    )
 
 
 def flavour_of(version: str) -> str:
@@ -176,7 +178,9 @@ def launch_command(
     return [*launcher.command, *own, *where, *arguments, "-n", str(ranks), *program]
 
 
-def launch_environment(environment: Mapping[str, str], as_root: bool | None = None) -> dict[str, str]:
+def launch_environment(
+    environment: Mapping[str, str], as_root: bool | None = None
+) -> dict[str, str]:
     """Return an environment in which a launcher starts as many ranks as it is asked for.
 
     What the user has set stays. The same is set for all flavours: each ignores the others'.
