@@ -32,7 +32,7 @@ from .backends_under_test import commands_backend
 MARK = "DASKSPACE_TEST_FAULTS"
 """A variable that everything has which these tests start, however far it goes away."""
 
-NAMES = ("serial", "mcore")
+NAMES = ("serial", "mcore", "mpi")
 DEADLINE = 90
 HOST_PROGRAM = "daskspace.execution.host"
 
@@ -71,7 +71,7 @@ def warm_backend(name):
     return create_backend(name, **{"isolation": "process", **SIZES[name]})
 
 
-SIZES = {"serial": {}, "mcore": {"n_workers": 2}}
+SIZES = {"serial": {}, "mcore": {"n_workers": 2}, "mpi": {"n_workers": 2}}
 
 
 @pytest.fixture

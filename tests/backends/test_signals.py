@@ -36,13 +36,15 @@ VARIANTS = {
     "serial in a child": {"type": "serial", "isolation": "process"},
     "mcore": {"type": "mcore", "n_workers": 2},
     "mcore in place": {"type": "mcore", "n_workers": 2, "isolation": "none"},
+    "mpi": {"type": "mpi", "n_workers": 2},
 }
-SLOTS = {"serial": 1, "serial in a child": 1, "mcore": 2, "mcore in place": 2}
+SLOTS = {"serial": 1, "serial in a child": 1, "mcore": 2, "mcore in place": 2, "mpi": 2}
 OTHERS = {
     "serial": "mcore",
     "serial in a child": "serial",
     "mcore": "serial in a child",
     "mcore in place": "mcore",
+    "mpi": "serial in a child",
 }
 """For each variant another one, to go on with."""
 N = 24
@@ -526,6 +528,8 @@ MOMENTS = [
     ("mcore", "execute", 0),
     ("mcore", "consolidate", 0.1),
     ("mcore", "close", 0.1),
+    ("mpi", "stage_in", 0.6),
+    ("mpi", "close", 0.1),
 ]
 
 

@@ -78,9 +78,8 @@ class MpiCluster(Cluster):
     hostfile : str, optional
         Handed on to the launcher unchanged.
     directory : str, optional
-        Where ranks find each other, during the start, and where the log is; on a file system of
-        all hosts. By default the directory for temporary files, or the current one where ranks
-        may run on other hosts.
+        Where ranks find each other while they start; on a file system of all hosts. By default the
+        directory for temporary files, or the current one where ranks may run on other hosts.
     env : dict
         Variables for the ranks; they can be seen in the list of processes.
     security : Security or bool, optional
@@ -213,15 +212,14 @@ class MpiCluster(Cluster):
         await self._wait_for_workers_to_join(deadline)
         assert self._job is not None  # noqa: S101 - for mypy
         self._job.note_ranks()
-        for used in ("scheduler.json", "dask.yaml"):  # each rank has read them
-            (self._directory / used).unlink(missing_ok=True)
+        shutil.rmtree(self._directory, ignore_errors=True)  # each rank has read what is there
         self._ends = asyncio.ensure_future(self._note_end())
 
     def _launch(self, directory: Path) -> None:
         setting = self._settings
         config = directory / "dask.yaml"
         config.touch(0o600)
-        config.write_text(yaml.safe_dump(self._config_of_ranks(directory)), "utf-8")
+        config.write_text(yaml.safe_dump(self._config_of_ranks()), "utf-8")
         variables = {
             "DASK_CONFIG": str(config),
             **matching_library(self._launcher, self._environment),
@@ -240,7 +238,7 @@ class MpiCluster(Cluster):
         path = os.pathsep.join([os.path.dirname(command[0]), environment.get("PATH", os.defpath)])
         environment = {**launch_environment(environment), "PATH": path, **variables}
         try:
-            self._job = MpiJob(command, environment, directory / "mpi.log")
+            self._job = MpiJob(command, environment)
         except OSError as error:
             raise ClusterStartError(f"{self._launcher.name} cannot be run: {error}") from error
         self._cleaning = weakref.finalize(self, _clean, self._job, directory)
@@ -272,7 +270,7 @@ class MpiCluster(Cluster):
         set_variables = ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items())]
         return [*set_variables, sys.executable, "-m", "dask_mpi.cli", *flags]
 
-    def _config_of_ranks(self, directory: Path) -> dict[str, Any]:
+    def _config_of_ranks(self) -> dict[str, Any]:
         """Return this program's Dask configuration, with keys and guard for the ranks."""
         config: dict[str, Any] = _plain(dask.config.config)
         config.pop("scheduler-address", None)
@@ -287,7 +285,6 @@ class MpiCluster(Cluster):
                 "distributed.scheduler.preload": [*before, mpi_guard.__name__],
                 "distributed.scheduler.preload-argv": arguments,
                 "mpi.orphan-timeout": self._settings["orphan-timeout"],
-                "mpi.run-directory": str(directory),
             }
         dask.config.set(changes, config=config)
         return config
@@ -380,7 +377,7 @@ class MpiCluster(Cluster):
     ) -> Logs:
         logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
         if cluster and self._job is not None:
-            logs["MPI job"] = Log(self._job.log.read_text("utf-8", "replace"))
+            logs["MPI job"] = Log(self._job.log())
         return logs
 
 
@@ -469,6 +466,7 @@ def _count_workers(setting: Mapping[str, Any], environment: Mapping[str, str]) -
 
 
 def loopback_interface() -> str:
+    """Return the name of the network interface that has the address 127.0.0.1."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == LOOPBACK for address in addresses):
             return name

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
 
 import dask.config
@@ -22,10 +21,9 @@ _LOOK_EVERY_S = 0.5
 
 
 class _Guard:
-    def __init__(self, scheduler: Scheduler, patience: float, directory: str | None) -> None:
+    def __init__(self, scheduler: Scheduler, patience: float) -> None:
         self._scheduler = scheduler
         self._patience = patience
-        self._directory = directory
         self._owners = 0
 
     async def own(self, comm: Comm) -> Status:
@@ -47,15 +45,11 @@ class _Guard:
             if self._owners or set(self._scheduler.clients) - {"fire-and-forget"}:
                 seen = time.monotonic()
             elif time.monotonic() - seen > self._patience:
-                if self._directory is not None:
-                    shutil.rmtree(self._directory, ignore_errors=True)
                 await self._scheduler.close(reason="nobody is left who wants it")
 
 
 def dask_setup(scheduler: Scheduler) -> None:
     """Begin to watch."""
-    patience = parse_timedelta(dask.config.get("mpi.orphan-timeout"))
-    directory = dask.config.get("mpi.run-directory", None)
-    guard = _Guard(scheduler, patience, directory)
+    guard = _Guard(scheduler, parse_timedelta(dask.config.get("mpi.orphan-timeout")))
     scheduler.handlers[OPERATION] = guard.own
     scheduler.daskspace_guard = asyncio.ensure_future(guard.watch())

@@ -6,13 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import psutil
 
-_TAIL_BYTES = 20_000
+_LOG_BYTES = 200_000
 _TAIL_LINES = 15
 _TERM_S = 1.5
 _KILL_S = 1.0
@@ -29,28 +29,29 @@ _TIED = (
 class MpiJob:
     """Starts a launcher; the job ends with the thread that has started it, if not before.
 
+    What it and its ranks write goes to a file without a name, so that nothing is left on the disk
+    however this program ends.
+
     Parameters
     ----------
     command : sequence of str
         The launcher and its arguments.
     environment : mapping
         The launcher's environment.
-    log : Path
-        Where it and its ranks write.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self.log = log
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._ranks: set[psutil.Process] = set()
-        with log.open("xb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                start_new_session=True,  # Ctrl-C in a terminal is this program's to handle
-            )
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
+        self._log_at_end = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,  # Ctrl-C in a terminal is this program's to handle
+        )
 
     @property
     def pid(self) -> int:
@@ -70,13 +71,18 @@ class MpiJob:
         """Return whether the launcher and all ranks of this host that were noted are gone."""
         return self.exit_status() is not None and not any(map(_runs, self._ranks))
 
+    def log(self) -> str:
+        """Return what launcher and ranks have written, of a long log the end."""
+        if self._log.closed:
+            return self._log_at_end
+        size = os.fstat(self._log.fileno()).st_size
+        # with an offset: ours is the writers' as well
+        text = os.pread(self._log.fileno(), _LOG_BYTES, max(size - _LOG_BYTES, 0))
+        return text.decode("utf-8", "replace")
+
     def tail(self) -> str:
         """Return the last lines of the log."""
-        with contextlib.suppress(OSError), self.log.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-            return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
-        return ""
+        return "\n".join([line for line in self.log().splitlines() if line.strip()][-_TAIL_LINES:])
 
     def kill(self) -> None:
         """End what is left of it: SIGTERM for the launcher, which passes it on, then SIGKILL."""
@@ -93,6 +99,8 @@ class MpiJob:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._wait(_KILL_S)
+        self._log_at_end = self.log()
+        self._log.close()
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

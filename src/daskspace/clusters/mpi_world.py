@@ -1,4 +1,4 @@
-"""The MPI world that this program was started in, as a Dask cluster: one rank goes on, as client."""
+"""The MPI world that this program was started in: one rank goes on, the others are its cluster."""
 
 from __future__ import annotations
 

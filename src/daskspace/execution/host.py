@@ -128,7 +128,8 @@ class Child:
         if os.getppid() != self._host:
             return
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
+        # Ranks of MPICH are started with SIGTTIN ignored.
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGTTIN):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         faulthandler.enable(self.spool)
