@@ -35,7 +35,7 @@ _HINTS = (
         f"mpi4py finds no MPI library: {INSTALL}, or load the module of your MPI",
     ),
     (
-        r"WorldTooSmall|unsupported PMI version|Error in system call pthread_mutex_destroy",
+        r"WorldTooSmall|unsupported PMI version",
         "the launcher and the MPI library of mpi4py do not match: set mpi.launcher to the mpiexec"
         " of that library, or the variable MPI4PY_LIBMPI to the library of the launcher",
     ),

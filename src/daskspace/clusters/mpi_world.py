@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import traceback
@@ -92,21 +93,22 @@ def join_world(size: int, settings: dict[str, Any], start_timeout: float) -> Wor
         if importlib.util.find_spec(module) is None:
             raise ClusterStartError(f"the Python module {module!r} is missing: {INSTALL}")
     _load_library_of_launcher()
-    try:
-        from mpi4py import MPI
-    except RuntimeError as error:
-        cause = str(error).partition("\n")[0]
-        raise ClusterStartError(
-            f"{cause}: {INSTALL}, or load the module of the MPI whose launcher you use"
-        ) from error
-    comm = MPI.COMM_WORLD
-    if comm.Get_size() != size and comm.Get_size() < LEAST:
-        raise ClusterStartError(
-            f"the launcher started {size} ranks, but MPI knows of {comm.Get_size()}: launcher and"
-            f" MPI library ({MPI.Get_library_version().partition(',')[0].strip()}) do not match;"
-            " use the mpiexec of that library, or set MPI4PY_LIBMPI to the one of the launcher"
-        )
-    with _in_time(comm, start_timeout):
+    with _in_time(start_timeout):
+        try:
+            from mpi4py import MPI
+        except RuntimeError as error:
+            cause = str(error).partition("\n")[0]
+            raise ClusterStartError(
+                f"{cause}: {INSTALL}, or load the module of the MPI whose launcher you use"
+            ) from error
+        comm = MPI.COMM_WORLD
+        if comm.Get_size() != size and comm.Get_size() < LEAST:
+            library = MPI.Get_library_version().partition(",")[0].split("\n")[0].strip()
+            raise ClusterStartError(
+                f"the launcher started {size} ranks, but MPI knows of {comm.Get_size()}: launcher"
+                f" and MPI library ({library}) do not match; use the mpiexec of that library, or"
+                " set MPI4PY_LIBMPI to the one of the launcher"
+            )
         hosts = set(comm.allgather(socket.gethostname()))
     on_loopback = len(hosts) == 1 and settings["interface"] is None
     protocol, tls = comm.bcast(_agree(settings, on_loopback) if comm.Get_rank() == 0 else None)
@@ -198,26 +200,30 @@ def _load_library_of_launcher() -> None:
         os.environ["MPI4PY_LIBMPI"] = soname
 
 
+_WATCH = (
+    "import os, select, signal, sys\n"
+    "if not select.select([0], [], [], float(sys.argv[1]))[0]:\n"
+    "    os.write(2, sys.argv[3].encode())\n"
+    "    os.kill(int(sys.argv[2]), signal.SIGKILL)"
+)
+
+
 @contextlib.contextmanager
-def _in_time(comm: Any, seconds: float) -> Iterator[None]:
-    """Abort the whole job if not all ranks have come in time: MPI has no deadlines."""
-    rank = comm.Get_rank()
+def _in_time(seconds: float) -> Iterator[None]:
+    """Kill this rank, and so the job, if not all ranks have come in time.
 
-    def abort() -> None:
-        sys.stderr.write(
-            f"rank {rank}: not all ranks of the MPI job have come to stage_in within {seconds:g} s;"
-            " each rank has to run the same program up to there\n"
-        )
-        sys.stderr.flush()
-        comm.Abort(1)
-
-    timer = threading.Timer(seconds, abort)
-    timer.daemon = True
-    timer.start()
+    MPI has no deadlines, and a thread could not help: MPI_Init holds the interpreter's lock.
+    """
+    text = (
+        f"not all ranks of the MPI job have come to stage_in within {seconds:g} s: each has to run"
+        " the same program up to there\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", _WATCH, str(seconds), str(os.getpid()), text]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:
-        timer.cancel()
+        watch.communicate()
 
 
 def _end_world() -> None:
