@@ -18,7 +18,11 @@ from daskspace.cli import operation
 
 from .conftest import heed_interrupts, plain_environment
 
-BACKEND_OPTIONS = {"serial": ["-s"], "mcore": ["-b", "mcore", "-O", "n_workers=2"]}
+BACKEND_OPTIONS = {
+    "serial": ["-s"],
+    "mcore": ["-b", "mcore", "-O", "n_workers=2"],
+    "mpi": ["--mpi", "-O", "n_workers=2"],
+}
 A_SECOND_TIME = "run one again"
 
 
@@ -163,7 +167,7 @@ def test_a_missing_file_is_refused(invoke):
 
 def test_an_unknown_backend_is_refused_with_the_nearest(invoke):
     assert_refused(
-        invoke("run", "invert.yaml", "-b", "mcor"), "serial, mcore", "did you mean 'mcore'?"
+        invoke("run", "invert.yaml", "-b", "mcor"), "serial, mcore, mpi", "did you mean 'mcore'?"
     )
 
 
@@ -259,7 +263,7 @@ def test_an_interrupt_keeps_what_has_ended_and_leaves_no_process_behind(place, b
             if run.poll() is None:
                 os.killpg(run.pid, signal.SIGKILL)
     assert run.returncode == 130, stderr
-    assert bool(family) == (backend == "mcore")
+    assert bool(family) == (backend != "serial")
     assert psutil.wait_procs(family, timeout=20)[1] == []
     assert stdout == ""
     assert "interrupted: 1 done, " in stderr

@@ -34,10 +34,10 @@ def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
     Parameters
     ----------
     backend_type : str
-        ``serial`` (this process) or ``mcore`` (all cores).
+        ``serial`` (this process), ``mcore`` (all cores) or ``mpi`` (the ranks of an MPI job).
     **options
         Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
-        `distributed.LocalCluster`.
+        `distributed.LocalCluster`, for ``mpi`` those of `daskspace.clusters.mpi.MpiCluster`.
 
     Raises
     ------

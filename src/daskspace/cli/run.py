@@ -54,7 +54,7 @@ options_option = click.option(
     callback=_parse_options,
     help="An option of the backend, its value in YAML; may be repeated.",
 )
-_SHORT = {"serial": "-s", "mcore": "-m", "loadl": "-L"}
+_SHORT = {"serial": "-s", "mcore": "-m", "mpi": "-i", "loadl": "-L"}
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:

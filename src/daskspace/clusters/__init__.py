@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # type checkers see what `__getattr__` finds
     from daskspace.clusters.loadleveler import LoadLevelerCluster, LoadLevelerJob
+    from daskspace.clusters.mpi import MpiCluster
 
 _HOME_OF = {
     "LoadLevelerCluster": "daskspace.clusters.loadleveler",
     "LoadLevelerJob": "daskspace.clusters.loadleveler",
+    "MpiCluster": "daskspace.clusters.mpi",
 }
 
-__all__ = ["LoadLevelerCluster", "LoadLevelerJob"]
+__all__ = ["LoadLevelerCluster", "LoadLevelerJob", "MpiCluster"]
 
 
 def __getattr__(name: str) -> Any:
