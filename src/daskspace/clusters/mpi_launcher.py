@@ -23,6 +23,7 @@ _SETTINGS = {
     # Open MPI binds a rank to one core, and has no more ranks than cores, unless told otherwise.
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "I_MPI_PIN": "0",
