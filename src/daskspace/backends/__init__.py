@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "serial": "daskspace.backends.serial:SerialBackend",
     "mcore": "daskspace.backends.multicore:MulticoreBackend",
+    "mpi": "daskspace.backends.mpi:MpiBackend",
     "loadl": "daskspace.backends.loadleveler:LoadLevelerBackend",
     "slurm": "daskspace.backends.jobqueue:SlurmBackend",
     "pbs": "daskspace.backends.jobqueue:PBSBackend",
@@ -23,7 +24,6 @@ BACKENDS = {
     "htcondor": "daskspace.backends.jobqueue:HTCondorBackend",
     "oar": "daskspace.backends.jobqueue:OARBackend",
     "moab": "daskspace.backends.jobqueue:MoabBackend",
-    "mpi": "daskspace.backends.mpi:MpiBackend",
 }
 """The name of every backend, and where its class is."""
 
@@ -34,10 +34,11 @@ def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
     Parameters
     ----------
     backend_type : str
-        ``serial`` (this process), ``mcore`` (all cores) or ``mpi`` (the ranks of an MPI job).
+        ``serial`` (this process), ``mcore`` (all cores), ``mpi``, ``loadl`` (LoadLeveler), or
+        another batch system: ``slurm``, ``pbs``, ``sge``, ``lsf``, ``htcondor``, ``oar``, ``moab``.
     **options
         Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
-        `distributed.LocalCluster`, for ``mpi`` those of `daskspace.clusters.mpi.MpiCluster`.
+        `distributed.LocalCluster`.
 
     Raises
     ------
