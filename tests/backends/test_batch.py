@@ -18,6 +18,7 @@ import pytest
 from daskspace import ConfigError, OperationError, create_backend, operation
 from daskspace.backends import BACKENDS
 from daskspace.backends.fleet import words_of
+from daskspace.clusters.queues import QUEUES, cancel, look
 from daskspace.clusters.walltime import margin
 from daskspace.execution.job_record import JobRecord, read_job_record
 from daskspace.results.table import Table
@@ -558,6 +559,24 @@ def test_values_that_would_run_as_commands_are_refused(options):
 
 
 # Options, and other batch systems
+
+
+@pytest.mark.xdist_group("gridengine")
+def test_an_operation_runs_on_grid_engine_and_leaves_no_job(gridengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gridengine.use(monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    options = {"cores": 1, "memory": "500MB", "query_interval": 0.5, "jobs": 2}
+    more = ["-V"]  # jobs of Grid Engine do not get the environment by themselves
+    with create_backend("sge", job_extra_directives=more, **options) as backend:
+        running = Running(backend, op := naps(30, 0.2))
+        wait_until(lambda: len(noted()) > 3)
+        queue = QUEUES["sge"]
+        victim, *_ = look(queue, ["1"])
+        cancel(queue, [victim.job_id])
+        running.wait()
+    assert squares_of(op) == [x * x for x in range(30)]
+    wait_until(lambda: not look(queue, ["1"]))
 
 
 @pytest.mark.parametrize(
