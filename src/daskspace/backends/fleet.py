@@ -479,9 +479,9 @@ def words_of(error: BaseException) -> str:
 
 def _most_common_reason(members: Iterable[_Member], state: str) -> str:
     reasons = Counter(
-        member.said.reason or member.said.word
+        member.said.reason
         for member in members
-        if member.state == state and member.said
+        if member.state == state and member.said and member.said.reason
     )
     return reasons.most_common(1)[0][0] if reasons else ""
 

@@ -161,7 +161,7 @@ class Dispatcher:
     @property
     def running(self) -> int:
         """How many processes run, as far as can be told from here."""
-        return min(self.sent, self._slots)
+        return min(self.sent, self._slots) if self._has_workers else 0
 
     @property
     def ending(self) -> str | None:
