@@ -241,6 +241,13 @@ class Fleet:
             trouble=self._trouble,
         )
 
+    def account(self) -> str:
+        """Return what the queue said last of each job, and the end of its log if it has begun."""
+        return "; ".join(
+            f"job {member}{self._tail_of(member) if member.state == 'running' else ''}"
+            for member in list(self._members.values())
+        )
+
     def check(self) -> None:
         """Raise BackendError if its jobs cannot carry the operation on."""
         if self._verdict is not None:
