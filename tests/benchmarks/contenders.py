@@ -45,6 +45,12 @@ def mcore() -> Iterator[Run]:
 
 
 @contextmanager
+def mpi() -> Iterator[Run]:
+    with daskspace.create_backend("mpi", n_workers=WORKERS) as backend:
+        yield whole(backend)
+
+
+@contextmanager
 def mcore_without_table() -> Iterator[Run]:
     with daskspace.create_backend("mcore", n_workers=WORKERS) as backend:
 
@@ -86,6 +92,7 @@ def joblib_batches() -> Iterator[Run]:
 CONTENDERS = {
     "daskspace serial, `run`": serial,
     "daskspace mcore, `run`": mcore,
+    "daskspace mpi, `run`": mpi,
     "daskspace mcore, `execute` to `retrieve`": mcore_without_table,
     BARE: bare_dask,
     "concurrent.futures.ProcessPoolExecutor.map": process_pool,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import time
@@ -69,10 +70,27 @@ def eventually(ask, within=20):
     return answer
 
 
+def sweep():
+    """Remove the shared memory of MPI jobs that were killed; the libraries leave it for ever.
+
+    A private Slurm counts its jobs from 1 on, and MPICH trips over what is named after such a job.
+    """
+    old = [p for kind in ("mpich_shm_*", "vader_segment.*") for p in Path("/dev/shm").glob(kind)]
+    mapped = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            mapped |= set(re.findall(r"/dev/shm/\S+", maps.read_text()))
+    for path in old:
+        with contextlib.suppress(OSError):
+            if str(path) not in mapped and time.time() - path.stat().st_mtime > 10:
+                path.unlink()
+
+
 @contextlib.contextmanager
 def nothing_left(within=20):
-    """Mark what is started, and see that nothing of it runs at the end, nor a directory is left."""
+    """Mark what is started, and see that nothing of it runs at the end."""
     value = uuid.uuid4().hex
+    sweep()
 
     def left():
         return [p for p in marked(value) if "resource_tracker" not in command_of(p)]

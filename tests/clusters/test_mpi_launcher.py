@@ -48,6 +48,12 @@ COMMANDS = [
         {"arguments": ["--mpi=pmi2"]},
         ["mpiexec", *SRUN, "--mpi=pmi2", "-n", "3", "python", "x"],
     ),
+    ("srun", {"pmi": "pmix"}, ["mpiexec", *SRUN, "--mpi=pmix", "-n", "3", "python", "x"]),
+    (
+        "srun",
+        {"pmi": "pmix", "arguments": ["--mpi=pmi2"]},
+        ["mpiexec", *SRUN, "--mpi=pmi2", "-n", "3", "python", "x"],
+    ),
     ("poe", {"hostfile": "/h"}, ["mpiexec", "python", "x", "-procs", "3", "-hostfile", "/h"]),
     ("unknown", {"arguments": ["-q"]}, ["mpiexec", "-q", "-n", "3", "python", "x"]),
 ]

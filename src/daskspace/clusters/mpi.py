@@ -38,6 +38,7 @@ from daskspace.clusters.mpi_launcher import (
     launch_command,
     launch_environment,
     matching_library,
+    pmi_of_library,
     stays_here,
     world_size,
 )
@@ -232,6 +233,7 @@ class MpiCluster(Cluster):
             setting["hosts"],
             setting["hostfile"],
             [str(argument) for argument in setting["launcher-args"]],
+            pmi_of_library(self._environment) if self._launcher.flavour == "srun" else None,
         )
         # what they say is in the configuration already, with what was set later
         environment = {k: v for k, v in self._environment.items() if not k.startswith("DASK_")}

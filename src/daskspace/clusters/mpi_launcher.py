@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -38,8 +39,10 @@ _HINTS = (
     (
         r"WorldTooSmall|unsupported PMI version",
         "the launcher and the MPI library of mpi4py do not match: set mpi.launcher to the mpiexec"
-        " of that library, or the variable MPI4PY_LIBMPI to the library of the launcher",
+        " of that library, or the variable MPI4PY_LIBMPI to the library of the launcher; srun needs"
+        " --mpi=pmi2 for MPICH and --mpi=pmix for Open MPI",
     ),
+    (r"Couldn't find the specified plugin name for mpi", "see srun --mpi=list for what there is"),
     (r"run as root|ALLOW_RUN_AS_ROOT", "set OMPI_ALLOW_RUN_AS_ROOT=1 and ..._CONFIRM=1"),
     (r"not enough slots", "ask for fewer n_workers, or give launcher_args=['--oversubscribe']"),
     (r"bind(ing)? .*more (cpus|processes)", "give launcher_args=['--bind-to', 'none']"),
@@ -152,8 +155,11 @@ def launch_command(
     hosts: Sequence[str] | None = None,
     hostfile: str | None = None,
     arguments: Sequence[str] = (),
+    pmi: str | None = None,
 ) -> list[str]:
     """Return the whole command that starts `ranks` times `program`.
+
+    `pmi` is how ranks of ``srun`` find each other; see `pmi_of_library`.
 
     Raises
     ------
@@ -175,7 +181,11 @@ def launch_command(
         where = [flags[flavour], os.path.abspath(hostfile)]
     if flavour == "poe":  # its options come last
         return [*launcher.command, *program, "-procs", str(ranks), *where, *arguments]
-    own = ["--overcommit", "--cpu-bind=none", "--kill-on-bad-exit=1"] if flavour == "srun" else []
+    own: list[str] = []
+    if flavour == "srun":
+        own = ["--overcommit", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+        if pmi and not any(a.startswith("--mpi") for a in [*launcher.command, *arguments]):
+            own.append(f"--mpi={pmi}")
     return [*launcher.command, *own, *where, *arguments, "-n", str(ranks), *program]
 
 
@@ -210,6 +220,25 @@ def matching_library(
     if launcher.flavour == "openmpi":
         return {"MPI4PY_LIBMPI": soname}
     return {}
+
+
+def pmi_of_library(environment: Mapping[str, str]) -> str | None:
+    """Return the ``--mpi`` of ``srun`` that suits the library of mpi4py; None if unknown."""
+    if "SLURM_MPI_TYPE" in environment:
+        return None
+    program = (
+        "import mpi4py; mpi4py.rc.initialize = False\n"
+        "from mpi4py import MPI; print(MPI.Get_library_version())"
+    )
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = [sys.executable, "-c", program]
+        ran = subprocess.run(
+            command, env=dict(environment), capture_output=True, text=True, timeout=_VERSION_S
+        )
+        for library, pmi in (("Open MPI", "pmix"), ("MPICH", "pmi2"), ("Intel", "pmi2")):
+            if library in ran.stdout:
+                return pmi
+    return None
 
 
 def allocation_slots(environment: Mapping[str, str]) -> int | None:
