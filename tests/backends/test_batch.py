@@ -249,7 +249,7 @@ def test_jobs_that_die_before_their_workers_come_end_the_operation_with_their_lo
 
 def test_a_job_that_runs_without_a_worker_is_given_up(site, monkeypatch):
     monkeypatch.setattr("daskspace.backends.jobqueue._START_S", 1.0)
-    prologue = ["echo waiting for nobody; sleep 300"]
+    prologue = ["echo waiting for nobody", "exec sleep 300"]
     with (
         site.backend(job_script_prologue=prologue, death_timeout=1) as backend,
         pytest.raises(OperationError, match="no worker has come") as caught,

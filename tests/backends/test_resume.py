@@ -46,6 +46,7 @@ BACKENDS = {
     "serial in a child": partial(create_backend, "serial", isolation="process"),
     "mcore": partial(create_backend, "mcore", n_workers=2),
     "mcore in place": partial(create_backend, "mcore", n_workers=2, isolation="none"),
+    "mpi": partial(create_backend, "mpi", n_workers=2),
 }
 
 
@@ -164,6 +165,8 @@ PAIRS = [
     ("mcore", "serial in a child"),
     ("mcore", "mcore"),
     ("serial", "serial"),
+    ("mpi", "mcore"),
+    ("mcore", "mpi"),
 ]
 
 
