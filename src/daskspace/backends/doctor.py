@@ -284,7 +284,9 @@ class _Visit:
             told = (outcome.state, outcome.error, outcome.message)
             trouble = ": ".join(filter(None, told))
         scheduler = getattr(self._backend.cluster, "scheduler", None)
-        address = getattr(scheduler, "contact_address", None) or getattr(scheduler, "address", "")
+        address = str(
+            getattr(scheduler, "contact_address", None) or getattr(scheduler, "address", "")
+        )
         remedy = (
             findings.remedy_for_log(self._log_in(trouble), address, interfaces())
             or findings.remedy_for_queue(trouble)
