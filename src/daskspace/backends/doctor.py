@@ -41,6 +41,7 @@ _GONE_S = 10.0
 _QUERY_S = 3
 _TIMES_ASKED = 3
 _RETRIEVE_S = 10.0
+_LOST = re.compile(r"the cluster was lost: (.+); it is opened anew")
 
 
 def examine(
@@ -264,6 +265,8 @@ class _Visit:
             if status.complete:
                 self._backend.retrieve(_RETRIEVE_S)
                 return ""
+            if lost := _LOST.search(self._read_log()):
+                return lost[1]
             if status.jobs is not None:
                 tell(status.jobs.describe(status.workers))
                 if status.jobs.trouble:
@@ -273,6 +276,11 @@ class _Visit:
         if isinstance(self._backend, JobQueueBackend) and self._backend._fleet is not None:
             account = self._backend._fleet.account()
         return f"nothing came back within {timeout_s:g} s{f'; {account}' if account else ''}"
+
+    def _read_log(self) -> str:
+        with contextlib.suppress(OSError):
+            return ResultDirectory(self._directory).log.read_text("utf-8", errors="replace")
+        return ""
 
     def _outcome(self) -> Outcome | None:
         with contextlib.suppress(DaskspaceError, OSError):

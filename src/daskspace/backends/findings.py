@@ -12,11 +12,10 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from daskspace.execution.status import seconds
-
 _LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/local", "/scratch/local")  # noqa: S108
 _LARGEST_SKEW_S = 5.0
 _SMALLEST_SPACE = 500 * 10**6
+_SHARE = "run in a directory that this host and the nodes share, or give one: run -o DIRECTORY"
 _MATTERS = ("daskspace", "dask", "distributed", "cloudpickle")
 
 
@@ -119,15 +118,14 @@ def versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> Finding:
 
 def shared_directory(path: str, read: str | None, nonce: str, error: str | None = None) -> Finding:
     """Say whether what a process wrote as `nonce` was `read` here."""
-    remedy = "run in a directory that this host and the nodes share, or give one: run -o DIRECTORY"
     if error:
-        return Finding("result directory", False, f"the node cannot write to it: {error}", remedy)
+        return Finding("result directory", False, f"the node cannot write to it: {error}", _SHARE)
     if read is None:
         found = f"what the node wrote to {path} cannot be seen here"
-        return Finding("result directory", False, found, remedy)
+        return Finding("result directory", False, found, _SHARE)
     if read != nonce:
         return Finding(
-            "result directory", False, "what the node wrote is not what can be read here", remedy
+            "result directory", False, "what the node wrote is not what can be read here", _SHARE
         )
     return Finding("result directory", True, f"what the node wrote to {path} can be read here")
 
@@ -141,7 +139,7 @@ def clock(asked: float, told: float, answered: float) -> Finding:
         return Finding(
             "clock",
             False,
-            f"the node's clock is at least {seconds(apart)} {ahead} this host's",
+            f"the node's clock is at least {apart:.0f} s {ahead} this host's",
             "tell the administrators: times in logs mislead, keys may not be valid yet, and time"
             " limits are missed",
         )
@@ -233,6 +231,7 @@ _LOGS = (
         r"certificate (is not yet valid|has expired)",
         "the keys are not valid there: compare the clocks of this host and of the node",
     ),
+    (r"\.attempts/|\.tape\b", _SHARE),
     (
         r"ImportError|unsupported pickle protocol|SyntaxError|No such option",
         f"the node's Python or packages have other versions: {_PYTHON}",
@@ -266,7 +265,7 @@ _QUEUE = (
         "no node takes such a job just now: lower cores, memory or walltime, or give another queue",
     ),
     (
-        r"PENDING|waiting|Priority|Resources|BeginTime|\bqw\b|^(I|NQ|D|Q|PEND)$",
+        r"is waiting|Priority|Resources",
         "wait longer: --timeout; or ask for less, for a job that is short and small begins soon",
     ),
 )
