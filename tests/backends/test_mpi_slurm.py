@@ -89,3 +89,22 @@ def test_tasks_of_srun_without_mpi_are_told(place):
 def world(mpi):
     command = [shutil.which("srun"), f"--mpi={mpi}", *TASKS, sys.executable, "program.py", "{}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=90)
+
+
+def test_within_a_step_of_slurm_on_one_node_it_and_ranks_of_processes_stay_there(place):
+    program = """
+import subprocess, sys, daskspace
+def work(x):
+    from daskspace.clusters.mpi_launcher import find_launcher
+    ranks = "from mpi4py import MPI; print(MPI.COMM_WORLD.size)"
+    command = [*find_launcher(), "-n", "2", sys.executable, "-c", ranks]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return ran.stdout.count("2")
+with daskspace.create_backend("mpi", n_workers=2) as backend:
+    op = backend.run(daskspace.operation(work, {"x": range(2)}))
+    print(backend.client.scheduler.address[:3], [row["value"] for row in op.rows()])
+"""
+    (place / "program.py").write_text(program)
+    command = ["srun", "--mpi=none", "-n1", "-c2", "--mem=2000", sys.executable, "program.py"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert ran.stdout == "tcp [2, 2]\n", ran.stderr

@@ -238,6 +238,8 @@ class MpiCluster(Cluster):
         # what they say is in the configuration already, with what was set later
         environment = {k: v for k, v in self._environment.items() if not k.startswith("DASK_")}
         path = os.pathsep.join([os.path.dirname(command[0]), environment.get("PATH", os.defpath)])
+        if self._is_local:  # within a step of Slurm, MPICH would wait for another step
+            environment = {"HYDRA_LAUNCHER": "fork", **environment}
         environment = {**launch_environment(environment), "PATH": path, **variables}
         try:
             self._job = MpiJob(command, environment)
