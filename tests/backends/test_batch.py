@@ -26,7 +26,7 @@ from tests.cli.conftest import heed_interrupts
 
 from .sites import SITES
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(
@@ -99,7 +99,7 @@ class Running:
         except BaseException as error:
             self.error = error
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=300):
         self._thread.join(seconds)
         assert not self._thread.is_alive(), f"{self.backend.check_status()} after {seconds} s"
         if self.error is not None:
@@ -248,7 +248,7 @@ def test_jobs_that_die_before_their_workers_come_end_the_operation_with_their_lo
 
 
 def test_a_job_that_runs_without_a_worker_is_given_up(site, monkeypatch):
-    monkeypatch.setattr("daskspace.backends.jobqueue._START_S", 1.0)
+    monkeypatch.setattr("daskspace.backends.jobqueue._START_S", 8.0)
     prologue = ["echo waiting for nobody", "exec sleep 300"]
     with (
         site.backend(job_script_prologue=prologue, death_timeout=1) as backend,
@@ -302,12 +302,13 @@ def test_an_operation_goes_on_while_the_central_manager_is_down(loadl):
 
 
 def test_a_job_that_is_ended_by_a_time_limit_that_nobody_told_is_lost_and_replaced(loadl):
-    limit = ["wall_clock_limit = 20"]  # the backend knows of half an hour
-    with loadl.backend(jobs=2, job_extra_directives=limit) as backend:
-        backend.run(op := naps(16, 3))
+    limit = ["wall_clock_limit = 25"]  # the backend knows of half an hour
+    options = {"jobs": 2, "lost_retries": 100}  # a busy machine takes its time to start workers
+    with loadl.backend(job_extra_directives=limit, **options) as backend:
+        backend.run(op := naps(14, 4))
     assert {row["state"] for row in op.rows()} == {"done"}
-    assert squares_of(op) == [x * x for x in range(16)]
-    assert len(noted()) > 16, "some were cut off"
+    assert squares_of(op) == [x * x for x in range(14)]
+    assert len(noted()) > 14, "some were cut off"
 
 
 @pytest.mark.xdist_group("slurm")
@@ -326,18 +327,18 @@ def test_a_job_that_slurm_ends_at_its_time_limit_is_lost_and_replaced(tmp_path, 
 
 
 def test_workers_retire_before_the_time_limit_and_lose_nothing(loadl):
-    """80 s of work in jobs of 25 s, which is where Dask's own lifetime never comes to an end."""
-    with loadl.backend(jobs=2, walltime=25) as backend:
+    """80 s of work in jobs of 35 s, which is where Dask's own lifetime never comes to an end."""
+    with loadl.backend(jobs=2, walltime=35) as backend:
         backend.run(op := naps(80, 1))
     assert squares_of(op) == [x * x for x in range(80)]
     assert sorted(map(int, noted())) == list(range(80)), "none was run twice"
 
 
 def test_a_process_that_cannot_end_in_time_is_not_begun(loadl):
-    with loadl.backend(jobs=1, walltime=30, process_timeout=12) as backend:
-        backend.run(op := naps(4, 10))
-    assert [row["state"] for row in op.rows()] == ["done"] * 4
-    assert len(noted()) == 4, "none was cut off"
+    with loadl.backend(jobs=1, walltime=45, process_timeout=9) as backend:
+        backend.run(op := naps(7, 7))
+    assert [row["state"] for row in op.rows()] == ["done"] * 7
+    assert len(noted()) == 7, "none was cut off"
 
 
 def test_a_process_timeout_beyond_the_time_limit_is_refused_at_once(site):

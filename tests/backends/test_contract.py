@@ -559,16 +559,16 @@ def test_operation_and_process_can_be_subclassed(backend):
 
 def test_execute_aborts_after_its_timeout_and_raises_nothing(backend):
     backend.run(squares(2))  # workers may take longer to come
-    op = operation(time_sleep, grid={"x": range(100)})
+    op = operation(time_sleep, grid={"x": range(500)})
     backend.stage_in(op)
-    backend.execute(timeout=2)
+    backend.execute(timeout=4)
     backend.retrieve()
-    assert "of 100" in str(backend.check_status())
+    assert "of 500" in str(backend.check_status())
     backend.consolidate()
     backend.cleanup()
     states = states_of(op)
     assert {"done"} <= set(states) <= {"done", "cancelled"}
-    assert states.count("done") < 100
+    assert states.count("done") < 500
 
 
 def time_sleep(x):
