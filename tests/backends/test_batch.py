@@ -17,7 +17,7 @@ import pytest
 
 from daskspace import ConfigError, OperationError, create_backend, operation
 from daskspace.backends import BACKENDS
-from daskspace.backends.fleet import words_of
+from daskspace.backends.fleet import job_number, words_of
 from daskspace.clusters.queues import QUEUES, cancel, look
 from daskspace.clusters.walltime import margin
 from daskspace.execution.job_record import JobRecord, read_job_record
@@ -662,3 +662,19 @@ def test_two_backends_do_not_get_into_each_others_way(loadl):
         one.close()
         second.wait()
     assert squares_of(a) == squares_of(b) == [x * x for x in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("job_id", "number"),
+    [
+        ("12", "12"),
+        ("12.server2345", "12"),
+        ("12[7].server2", "12"),
+        ("12.0", "12"),
+        ("Moab.12", "12"),
+        ("node007.site.org.12", "12"),
+        ("node007.12.0", "12"),
+    ],
+)
+def test_the_number_of_a_job_is_not_that_of_a_host(job_id, number):
+    assert job_number(job_id) == number

@@ -244,7 +244,8 @@ class Fleet:
     def account(self) -> str:
         """Return what the queue said last of each job, and the end of its log if it has begun."""
         return "; ".join(
-            f"job {member}{self._tail_of(member) if member.state == 'running' else ''}"
+            f"job {member} is {member.state}"
+            + (self._tail_of(member) if member.state == "running" else "")
             for member in list(self._members.values())
         )
 
@@ -377,7 +378,7 @@ class Fleet:
 
     def _tail_of(self, member: _Member) -> str:
         """Return the end of a job's log, with its place; empty if it wrote none."""
-        number = max(re.findall(r"\d+", member.job_id), key=len, default=member.job_id)
+        number = job_number(member.job_id)
         pattern = re.compile(rf"(?<!\d){re.escape(number)}(?!\d)")
         until = time.monotonic() + _LOG_S
         while True:
@@ -471,6 +472,15 @@ class Fleet:
     def _adapt(self) -> None:
         if self._options.adapt is not None and self._cluster is not None:
             self._cluster.adapt(**self._options.adapt)
+
+
+def job_number(job_id: str) -> str:
+    """Return the number by which a batch system names a job's files.
+
+    ``12`` of ``12``, ``12.server2``, ``12[7].server2`` and ``node007.site.12``.
+    """
+    labels = re.split(r"[.\[\]]", job_id)
+    return next(filter(str.isdecimal, labels), job_id)
 
 
 def words_of(error: BaseException) -> str:
