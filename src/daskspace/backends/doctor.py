@@ -31,6 +31,7 @@ from daskspace.execution.job_record import Batch, read_job_record
 from daskspace.execution.node import describe_node, interfaces, report_back
 from daskspace.execution.outcome import Outcome
 from daskspace.execution.status import Status, seconds
+from daskspace.execution.travel import patiently
 from daskspace.operations.base import Operation
 from daskspace.results.directory import ResultDirectory
 from daskspace.results.table import Table
@@ -41,7 +42,8 @@ _GONE_S = 10.0
 _QUERY_S = 3
 _TIMES_ASKED = 3
 _RETRIEVE_S = 10.0
-_LOST = re.compile(r"the cluster was lost: (.+); it is opened anew")
+_PATIENCE_S = 3.0
+_ANSWER_S = 5.0
 
 
 def examine(
@@ -200,6 +202,10 @@ class _Times:
         if self.worker is None and status.jobs and status.workers:
             self.worker = passed
 
+    def worker_is_there_for(self, duration: float) -> bool:
+        passed = time.monotonic() - self.began
+        return self.worker is not None and passed - self.worker > duration
+
     def describe(self) -> str:
         parts = [f"the result came after {seconds(time.monotonic() - self.began)}"]
         if self.job is not None:
@@ -265,8 +271,8 @@ class _Visit:
             if status.complete:
                 self._backend.retrieve(_RETRIEVE_S)
                 return ""
-            if lost := _LOST.search(self._read_log()):
-                return lost[1]
+            if times.worker_is_there_for(_PATIENCE_S) and not self._is_seen():
+                return f"its node does not see {self._directory}"
             if status.jobs is not None:
                 tell(status.jobs.describe(status.workers))
                 if status.jobs.trouble:
@@ -277,10 +283,16 @@ class _Visit:
             account = self._backend._fleet.account()
         return f"nothing came back within {timeout_s:g} s{f'; {account}' if account else ''}"
 
-    def _read_log(self) -> str:
-        with contextlib.suppress(OSError):
-            return ResultDirectory(self._directory).log.read_text("utf-8", errors="replace")
-        return ""
+    def _is_seen(self) -> bool:
+        """Return whether all workers see the result directory, as far as they answer."""
+        client = self._backend.client
+        if client is None:
+            return True
+        look_there = functools.partial(
+            client.run, os.path.isdir, str(self._directory), on_error="return"
+        )
+        seen = patiently(look_there, _ANSWER_S) or {}
+        return all(answer is not False for answer in seen.values())
 
     def _outcome(self) -> Outcome | None:
         with contextlib.suppress(DaskspaceError, OSError):
@@ -346,8 +358,10 @@ class _Visit:
         times = []
         for _ in range(_TIMES_ASKED):
             asked = time.time()
-            told = client.run(time.time, workers=[worker])[worker]
-            times.append((asked, told, time.time()))
+            told = patiently(functools.partial(client.run, time.time, workers=[worker]), _ANSWER_S)
+            if told is None:
+                raise TimeoutError(f"no answer within {_ANSWER_S:g} s")
+            times.append((asked, told[worker], time.time()))
         yield findings.clock(*min(times, key=lambda time: time[2] - time[0]))
 
     def _read_nonce(self) -> str | None:

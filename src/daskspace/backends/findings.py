@@ -231,7 +231,7 @@ _LOGS = (
         r"certificate (is not yet valid|has expired)",
         "the keys are not valid there: compare the clocks of this host and of the node",
     ),
-    (r"\.attempts/|\.tape\b", _SHARE),
+    (r"node does not see|\.attempts/|\.tape\b", _SHARE),
     (
         r"ImportError|unsupported pickle protocol|SyntaxError|No such option",
         f"the node's Python or packages have other versions: {_PYTHON}",
