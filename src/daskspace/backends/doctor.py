@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -187,32 +186,31 @@ def _keys(backend: JobQueueBackend) -> Finding:
     return Finding("keys", True, "TLS is on")
 
 
-@dataclass
 class _Times:
-    """When a job was seen to begin, and its worker to come, in seconds after it was asked for."""
+    """How long things take since a job was asked for."""
 
-    began: float
-    job: float | None = None
-    worker: float | None = None
+    def __init__(self) -> None:
+        self._began, self._asked = time.monotonic(), time.time()
+        self._worker: float | None = None
+
+    @property
+    def passed(self) -> float:
+        return time.monotonic() - self._began
 
     def see(self, status: Status) -> None:
-        passed = time.monotonic() - self.began
-        if self.job is None and status.jobs and (status.workers or status.jobs.running):
-            self.job = passed
-        if self.worker is None and status.jobs and status.workers:
-            self.worker = passed
+        if self._worker is None and status.workers:
+            self._worker = self.passed
 
     def worker_is_there_for(self, duration: float) -> bool:
-        passed = time.monotonic() - self.began
-        return self.worker is not None and passed - self.worker > duration
+        return self._worker is not None and self.passed - self._worker > duration
 
-    def describe(self) -> str:
-        parts = [f"the result came after {seconds(time.monotonic() - self.began)}"]
-        if self.job is not None:
-            parts.append(f"about {seconds(self.job)} of it in the queue")
-        if self.job is not None and self.worker is not None:
-            parts.append(f"{seconds(self.worker - self.job)} until the worker was there")
-        return ", ".join(parts)
+    def describe(self, job_began: float | None) -> str:
+        passed = self.passed
+        text = f"the result came after {seconds(passed)}"
+        if job_began is None:
+            return text
+        waited = min(max(job_began - self._asked, 0.0), passed)
+        return f"{text}, about {waited:.0f} s of it in the queue"
 
 
 class _Visit:
@@ -231,7 +229,7 @@ class _Visit:
         trouble = ""
         try:
             self._backend.stage_in(operation)
-            times = _Times(time.monotonic())
+            times = _Times()
             self._backend.execute(timeout_s)
             trouble = self._wait(times, timeout_s, tell)
         except DaskspaceError as error:
@@ -240,7 +238,7 @@ class _Visit:
         if outcome is None or outcome.state != "done":
             yield self._failed(trouble, outcome)
             return
-        yield Finding("job", True, times.describe())
+        yield Finding("job", True, times.describe(outcome.metrics.get("job_began")))
         yield from self._report(outcome.metrics)
 
     def left_over(self) -> Finding:
@@ -264,8 +262,7 @@ class _Visit:
 
     def _wait(self, times: _Times, timeout_s: float, tell: Callable[[str], object]) -> str:
         """Wait for the process, and return what keeps it from coming back; empty if it came."""
-        until = times.began + timeout_s
-        while time.monotonic() < until:
+        while times.passed < timeout_s:
             status = self._backend.check_status()
             times.see(status)
             if status.complete:

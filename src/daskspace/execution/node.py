@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from daskspace.execution.isolation import JOB_START
+
 PACKAGES = ("daskspace", "dask", "distributed", "cloudpickle")
 """What has to be the same where a process is made and where it runs."""
 
@@ -41,6 +43,8 @@ def report_back(directory: str, nonce: str) -> dict[str, Any]:
     A process of ``daskspace doctor``; it tells what goes wrong instead of raising it.
     """
     seen = describe_node()
+    if began := os.environ.get(JOB_START):
+        seen["job_began"] = float(began)
     try:
         Path(directory, nonce).write_text(nonce)
     except OSError as error:
