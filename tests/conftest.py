@@ -17,3 +17,9 @@ def pytest_runtest_makereport(item, call):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} must not be skipped here: {reason}"
     return report
+
+
+def pytest_runtest_logreport(report):
+    """Show a failure when it comes, for the whole run takes its time."""
+    if report.failed:
+        print(f"\n{report.nodeid} failed in {report.when}:\n{report.longreprtext}", flush=True)
