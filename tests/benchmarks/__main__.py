@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks import memory
-from tests.benchmarks.contenders import BARE, CONTENDERS, Run, Work, do_nothing, nap
+from tests.benchmarks.contenders import BARE, CONTENDERS, STARTS, Run, Work, do_nothing, nap
 
 PACKAGES = ("daskspace", "dask", "distributed", "joblib")
 MANY, FEW, WARM_UP, NAPS = 100_000, 2_000, 200, 40
@@ -43,6 +43,18 @@ def measure(runs: dict[str, Run], work: Work, numbers: dict[str, int], repeat: i
     ]
 
 
+def measure_starts(repeat: int) -> dict[str, list[float]]:
+    """Return the seconds from nothing to the first result, for backends that start a cluster."""
+    seconds: dict[str, list[float]] = {name: [] for name in STARTS}
+    for _ in range(repeat):
+        for name, open_contender in STARTS.items():
+            began = time.perf_counter()
+            with open_contender() as run:
+                run(do_nothing, 1)
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
 def measure_all(processes: int, repeat: int) -> dict[str, Any]:
     """Return all figures; memory first, while nothing else runs."""
     figures: dict[str, Any] = {
@@ -50,6 +62,7 @@ def measure_all(processes: int, repeat: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "repeat": repeat,
         "memory": {"processes": MANY, "resident_mb": memory.measure(MANY)},
+        "starts": measure_starts(repeat),
     }
     with ExitStack() as stack:
         runs: dict[str, Run] = {}
@@ -80,6 +93,9 @@ def as_markdown(figures: dict[str, Any]) -> str:
     resident = figures["memory"]["resident_mb"]
     lines += ["", f"| {figures['memory']['processes']:,} no-ops on mcore | client's memory, MiB |"]
     lines += ["| :-- | --: |", *(f"| {when} | {mb:.1f} |" for when, mb in resident.items())]
+    lines += ["", "| from nothing to the first result | seconds |", "| :-- | --: |"]
+    for name, took in figures["starts"].items():
+        lines.append(f"| {name} | {median(took):.1f} ({min(took):.1f}-{max(took):.1f}) |")
     return "\n".join(lines)
 
 

@@ -98,6 +98,8 @@ CONTENDERS = {
     "concurrent.futures.ProcessPoolExecutor.map": process_pool,
     "joblib.Parallel": joblib_batches,
 }
+STARTS = {"daskspace mcore": mcore, "daskspace mpi": mpi}
+"""Whose start is measured as well: those that bring up a cluster on this machine."""
 
 
 def whole(backend: daskspace.DaskBackend) -> Run:
