@@ -89,6 +89,8 @@ def backend(warm, here, mark):
 
 @pytest.fixture
 def mcore(warm_mcore, here, mark):
+    if warm_mcore.client is not None:  # a worker that the last test cost is on its way
+        wait_for(lambda: len(warm_mcore.client.nthreads()) == 2)
     yield warm_mcore
     warm_mcore.cleanup()
     no_strays(mark)
