@@ -23,6 +23,7 @@ class IgnoreInterrupts(WorkerPlugin):
         """Pass over SIGINT; a worker that is a thread of the client leaves it alone."""
         # It warns of every task that was running when it is closed, on the user's terminal.
         logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
+        logging.getLogger("distributed.worker").addFilter(_tells_news)
         if threading.current_thread() is threading.main_thread():
             with contextlib.suppress(NotImplementedError):
                 worker.loop.asyncio_loop.remove_signal_handler(signal.SIGINT)
@@ -32,3 +33,8 @@ class IgnoreInterrupts(WorkerPlugin):
             if worker.nanny is not None:  # SIGTERM to the whole group: the nanny ends it in order
                 signal.signal(signal.SIGTERM, lambda *_: None)
                 signal.set_wakeup_fd(-1)  # nobody listens any more, and its loop may be closed
+
+
+def _tells_news(record: logging.LogRecord) -> bool:
+    """Return False for the traceback of a heartbeat that found the scheduler closed."""
+    return "communicate with scheduler during heartbeat" not in str(record.msg)
