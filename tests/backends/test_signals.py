@@ -918,7 +918,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import daskspace
 import work
-from backends_under_test import commands_backend
+from tests.backends.backends_under_test import commands_backend
 
 with commands_backend() as backend:
     op = daskspace.operation(work.parent, {{"x": range({n})}}, result_directory="out", name="op")
@@ -934,7 +934,7 @@ with commands_backend() as backend:
 
 @pytest.mark.parametrize("which", ["worker", "nanny"])
 def test_what_ran_on_a_worker_ends_when_the_worker_or_its_nanny_is_killed(start, which):
-    program = start(COMMANDS.format(tests=str(Path(__file__).parent), n=8))
+    program = start(COMMANDS.format(tests=str(Path(__file__).parents[2]), n=8))
     wait_until(lambda: len([r for r in runs() if r.startswith("parent")]) == 2)
     found = marked(start.mark, "DASKSPACE_TEST_PROGRAM")
     hosts = [p for p in found if "execution.host" in command_of(p)]

@@ -76,7 +76,7 @@ def test_importing_our_clusters_imports_no_dask_until_one_is_asked_for(tmp_path)
 import sys
 import daskspace.clusters
 assert "dask" not in sys.modules
-assert dir(daskspace.clusters) == ["LoadLevelerCluster", "LoadLevelerJob"]
+assert dir(daskspace.clusters) == ["LoadLevelerCluster", "LoadLevelerJob", "MpiCluster"]
 assert not hasattr(daskspace.clusters, "NoSuchCluster")
 assert daskspace.clusters.LoadLevelerJob.submit_command == "llsubmit"
 """

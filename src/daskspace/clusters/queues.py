@@ -127,6 +127,8 @@ def ask(
         If an id is none.
     """
     ids = list(job_ids)
+    if not ids:
+        return {}
     jobs = look(queue, ids, extra=extra, timeout_s=timeout_s)
     found = {queue.key(job.job_id): job for job in jobs}
     return {job_id: found[key] for job_id in ids if (key := queue.key(job_id)) in found}
