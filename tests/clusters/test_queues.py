@@ -260,7 +260,7 @@ EXPECTED = {
         LOADLEVELER,
         [
             ("juqueen1c1.101.0", "waiting", "I", "", ""),
-            ("juqueen1c1.102.0", "waiting", "NQ", "", ""),
+            ("juqueen1c1.102.0", "held", "NQ", "", ""),
             ("juqueen1c1.103.0", "running", "R", "", ""),
             ("juqueen1c1.104.0", "held", "S", "", ""),
             ("juqueen1c1.105.0", "held", "HS", "", ""),

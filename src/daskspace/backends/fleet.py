@@ -496,9 +496,9 @@ def words_of(error: BaseException) -> str:
 
 def _most_common_reason(members: Iterable[_Member], state: str) -> str:
     reasons = Counter(
-        member.said.reason
+        member.said.reason or member.said.word
         for member in members
-        if member.state == state and member.said and member.said.reason
+        if member.state == state and member.said and (member.said.reason or state == "held")
     )
     return reasons.most_common(1)[0][0] if reasons else ""
 

@@ -524,11 +524,11 @@ def _parse_moab(text: str) -> list[QueuedJob]:
     return jobs
 
 
-# NQ (too many of the user's jobs are queued) and D (start date) pass by themselves; V and X are
-# ends for jobs with `restart = no`.
+# NQ (not queued: too many of the user's jobs are) and D (deferred) are not considered until
+# something else happens; V and X are ends for jobs with `restart = no`.
 _LOADLEVELER = _table(
-    waiting="I P NQ D",
-    held="H S HS HU E EP",
+    waiting="I P",
+    held="H S HS HU E EP NQ D",
     running="R ST CK MP",
     ending="CP RP VP XP",
     ended="C CA NR RM SX TX V X",

@@ -21,7 +21,7 @@ from daskspace.execution.past import AGAIN, Known, Past
 from daskspace.execution.source import Source
 from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
-CANCEL = "cancel"
+CANCEL = ".cancel"
 """The file in a result directory that asks whoever runs its operation to stop."""
 BATCH_BUDGET_S = 0.25
 """How much measured work a batch holds; short enough to watch, long against Dask's 2 ms."""

@@ -26,7 +26,7 @@ class ResultDirectory:
     ``journal.lock``        held by whoever writes the journal
     ``jobs.jsonl``          the batch jobs that worked for it
     ``jobs/``               what they wrote
-    ``cancel``              asks whoever runs it to stop
+    ``.cancel``             asks whoever runs it to stop
     ``.attempts/``          what is being worked on; gone when nothing runs
     ======================  =================================================================
     """
