@@ -73,7 +73,9 @@ def test_srun_may_start_it_from_outside_an_allocation(place):
     assert ran.stdout.startswith("2 tls {'done'}"), ran.stderr
 
 
-def test_a_world_may_be_started_by_srun(place):
+def test_a_world_may_be_started_by_srun_whatever_its_program_has_in_memory(place):
+    text = "import random\ntexts = [random.randbytes(n) for n in range(100, 5000)]\ndel texts\n"
+    (place / "program.py").write_text(text + PROGRAM)  # MPICH tells the others unused memory too
     ran = world("pmi2")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("2 tcp {'done'}")

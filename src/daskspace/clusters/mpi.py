@@ -30,6 +30,7 @@ from distributed.utils import Log, Logs
 from daskspace.clusters import mpi_guard
 from daskspace.clusters.mpi_job import MpiJob
 from daskspace.clusters.mpi_launcher import (
+    SETTINGS_BELOW_SRUN,
     INSTALL,
     allocation_slots,
     find_launcher,
@@ -218,6 +219,7 @@ class MpiCluster(Cluster):
 
     def _launch(self, directory: Path) -> None:
         setting = self._settings
+        by_srun = self._launcher.flavour == "srun"
         config = directory / "dask.yaml"
         config.touch(0o600)
         config.write_text(yaml.safe_dump(self._config_of_ranks()), "utf-8")
@@ -233,13 +235,15 @@ class MpiCluster(Cluster):
             setting["hosts"],
             setting["hostfile"],
             [str(argument) for argument in setting["launcher-args"]],
-            pmi_of_library(self._environment) if self._launcher.flavour == "srun" else None,
+            pmi_of_library(self._environment) if by_srun else None,
         )
         # what they say is in the configuration already, with what was set later
         environment = {k: v for k, v in self._environment.items() if not k.startswith("DASK_")}
         path = os.pathsep.join([os.path.dirname(command[0]), environment.get("PATH", os.defpath)])
         if self._is_local:  # within a step of Slurm, MPICH would wait for another step
             environment = {"HYDRA_LAUNCHER": "fork", **environment}
+        if by_srun:
+            environment = {**SETTINGS_BELOW_SRUN, **environment}
         environment = {**launch_environment(environment), "PATH": path, **variables}
         try:
             self._job = MpiJob(command, environment)

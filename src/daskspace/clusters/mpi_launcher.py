@@ -29,6 +29,8 @@ _SETTINGS = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "I_MPI_PIN": "0",
 }
+# What MPICH's default, UCX, tells the other ranks can be longer than a line that Slurm reads.
+SETTINGS_BELOW_SRUN = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
 _SETTINGS_OF_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 _HINTS = (

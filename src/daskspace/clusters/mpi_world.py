@@ -32,7 +32,7 @@ from daskspace.clusters.mpi import (
     loopback_interface,
     terminate,
 )
-from daskspace.clusters.mpi_launcher import INSTALL
+from daskspace.clusters.mpi_launcher import INSTALL, SETTINGS_BELOW_SRUN
 from daskspace.errors import ClusterStartError
 
 LEAST = 3
@@ -93,6 +93,8 @@ def join_world(size: int, settings: dict[str, Any], start_timeout: float) -> Wor
         if importlib.util.find_spec(module) is None:
             raise ClusterStartError(f"the Python module {module!r} is missing: {INSTALL}")
     _load_library_of_launcher()
+    if "SLURM_PROCID" in os.environ:
+        os.environ.update({**SETTINGS_BELOW_SRUN, **os.environ})
     with _in_time(start_timeout):
         try:
             from mpi4py import MPI
