@@ -150,7 +150,7 @@ class AttachedBackend(DaskBackend):
         if isinstance(target, Path):
             where, target = target, _address_in(target, _timeout(self._keywords))
         client = _connect(target, self._keywords, where)
-        self._resources.callback(client.close)
+        self._resources.callback(_close_client, client)
         return client
 
     def _reconnect(self) -> Connection:
@@ -266,7 +266,7 @@ class ClassBackend(DaskBackend):
         elif isinstance(cluster, SpecCluster) and not cluster.worker_spec:
             raise ClusterStartError(f"{name} starts no workers by itself: give n_workers, or adapt")
         client = _connect(cluster, self._keywords)
-        self._resources.callback(client.close)
+        self._resources.callback(_close_client, client)
         if not self._insecure and _is_exposed(cluster.scheduler_address):
             self._log(
                 f"{cluster.scheduler_address} is without TLS: whoever can reach it over the network"
@@ -359,6 +359,18 @@ def _connect(target: Any, keywords: Mapping[str, Any], file: Path | None = None)
         address = target if isinstance(target, str) else target.scheduler_address
         named = f"{address}, from {file}" if file is not None else address
         raise ClusterStartError(f"{named}: {_explain(address, error)}") from error
+
+
+def _close_client(client: Client) -> None:
+    """Close a client of ours, without the traceback of one whose scheduler is gone."""
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    if client.status != "running":
+        logger.setLevel(logging.CRITICAL)
+    try:
+        client.close()
+    finally:
+        logger.setLevel(level)
 
 
 def _explain(address: str, error: Exception) -> str:
