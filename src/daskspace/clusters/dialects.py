@@ -464,11 +464,11 @@ def _of_contents(about: _About, wanted: str | None) -> Recipe:
     simple = _of_scheduler(about, about.values, "Dask configuration", "")
     if simple is not None:
         return simple
-    known = did_you_mean("jobqueue", about.values) and "; is a jobqueue section meant?"
+    slip = did_you_mean("jobqueue", about.values) and "; is the section jobqueue meant?"
     raise ConfigError(
         f"{about.place} names no cluster, only {', '.join(map(str, about.values))}: say which"
         f" backend it is for, such as create_backend('mcore', config=...), on the command line"
-        f" -b mcore --config FILE{known}"
+        f" -b mcore --config FILE{slip}"
     )
 
 
@@ -568,11 +568,11 @@ def _esmvaltool(about: _About, wanted: str | None) -> Recipe | None:
                 f"{about.place}: there is no profile {name!r}; known are"
                 f" {', '.join(map(str, profiles))}{near}"
             )
-        return _profile(about, profiles[name], f"dask.profiles.{name}")
+        return _profile(about, profiles[name], f"dask.profiles.{name}.")
     cluster = about.values.get("cluster")
     client = about.values.get("client")
     if isinstance(cluster, Mapping) and cluster.get("type"):
-        return _profile(about, {"cluster": cluster}, "cluster", _keys(client, "client", about))
+        return _profile(about, {"cluster": cluster}, "", _keys(client, "client", about))
     if isinstance(client, Mapping) and _is_address(client.get("address")):
         rest = {key: value for key, value in client.items() if key != "address"}
         return _of_address(
@@ -582,24 +582,24 @@ def _esmvaltool(about: _About, wanted: str | None) -> Recipe | None:
 
 
 def _profile(
-    about: _About, profile: Any, key: str, client: Mapping[str, Any] | None = None
+    about: _About, profile: Any, before: str, client: Mapping[str, Any] | None = None
 ) -> Recipe:
-    given = dict(_keys(profile, key, about))
+    given = dict(_keys(profile, before.rstrip("."), about))
     cluster = given.pop("cluster", None)
     address = given.pop("scheduler_address", None) or given.pop("scheduler-address", None)
     rest: dict[str, Any] = {}
     dask.config.set(given, config=rest)  # which takes keys with dots apart
     alone = replace(about, contents=replace(about.contents, values={}))
     if address:
-        recipe = _of_address(alone, str(address), "ESMValTool", key=f"{key}.scheduler_address")
+        recipe = _of_address(alone, str(address), "ESMValTool", key=f"{before}scheduler_address")
     elif cluster is None:
-        simple = _of_scheduler(alone, given, "ESMValTool", f"{key}.")
-        recipe = simple or alone.recipe("ESMValTool", backend="serial", key=key)
+        simple = _of_scheduler(alone, given, "ESMValTool", before)
+        recipe = simple or alone.recipe("ESMValTool", backend="serial", key=before.rstrip("."))
     else:
-        keywords = dict(_keys(cluster, f"{key}.cluster", about))
+        keywords = dict(_keys(cluster, f"{before}cluster", about))
         name = keywords.pop("type", None) or "distributed.LocalCluster"
         more = {"client_kwargs": client} if client else {}
-        recipe = _of_class(alone, "ESMValTool", str(name), keywords, key=f"{key}.cluster", **more)
+        recipe = _of_class(alone, "ESMValTool", str(name), keywords, key=f"{before}cluster", **more)
     config = dask.config.merge(recipe.config, rest)
     return replace(recipe, config=config, files=about.contents.files)
 
@@ -649,7 +649,7 @@ def _ncar(about: _About, wanted: str | None) -> Recipe | None:
         for name, entry in about.values.items()
         if isinstance(entry, Mapping) and entry and all(key in BACKEND_OF for key in entry)
     ]
-    if not hosts or "jobqueue" in hosts:
+    if not hosts or did_you_mean("jobqueue", hosts):  # or a slip of the pen
         return None
     here = os.environ.get("NCAR_HOST") or socket.gethostname().partition(".")[0]
     named = [host for host in hosts if here.startswith(host)]
