@@ -69,7 +69,7 @@ def script_of(name, given=None, **options):
         (
             "summit.yaml",
             None,
-            ["#BSUB -nnodes 1", "#BSUB -P csc123", "#BSUB -W 00:30"],
+            ["#BSUB -nnodes 1", '#BSUB -P "csc123"', "#BSUB -W 00:30"],
             ["#BSUB -R", "#BSUB -n ", "#BSUB -M"],
         ),
         ("azure.yaml", "lsf", ["#BSUB -q htc", "#BSUB -n 2"], []),

@@ -205,8 +205,21 @@ def test_classes_of_other_packages_get_their_keywords_untouched():
     assert (fargate.adapt, fargate.client_kwargs) == ({"maximum": 10}, {"timeout": 60})
     gateway = of("labextension.yaml")
     assert gateway.cluster_class == "dask_gateway:GatewayCluster"
-    assert gateway.options == {"address": "http://gateway.example.org", "n_workers": 2}
+    assert gateway.options == {"address": "http://gateway.example.org"}
     assert gateway.adapt == {"minimum": 0, "maximum": 4}
+
+
+def test_a_number_of_workers_that_is_no_keyword_is_kept_to_by_adapting():
+    factory = {"module": "a", "class": "B", "kwargs": {"x": 1}}
+    given = {"labextension": {"factory": factory, "default": {"workers": 2}}}
+    recipe = recognise(given)
+    assert (recipe.options, recipe.adapt) == ({"x": 1}, {"minimum": 2, "maximum": 2})
+    factory["class"] = "LocalCluster"
+    factory["module"] = "dask.distributed"
+    assert recognise(given).options == {"x": 1, "n_workers": 2}
+    factory["args"] = [3]
+    with pytest.raises(ConfigError, match="by their names"):
+        recognise(given)
 
 
 def test_schedulers_that_run_are_attached_to():
@@ -400,6 +413,11 @@ def test_the_default_backend_is_configured():
         ("cluster_class: C\n", r"'C' is no dotted class"),
         ("address: tcp://a:1\ncluster_class: a.B\n", r"address and cluster_class exclude"),
         ("cluster_class: a.B\ncluster_kwargs: 3\n", r"x.yaml:2: cluster_kwargs must hold keys"),
+        ("cluster_class: [a]\n", r"x.yaml: \['a'\] is no class"),
+        ("cluster: {slurm: {cores: 2, n_workers: many}}\n", r"n_workers must be a whole number"),
+        ("version: 1\nclass: a.B\nargs: 3\n", r"args must be a list, not 3"),
+        ("daskspace: {backend: x.yaml}\n", r"must not be another configuration: 'x.yaml'"),
+        ("daskspace: {backend: laptop}\n", r"must not be another configuration: 'laptop'"),
         ("cluster_kwargs: {asynchronous: true}\n", r"asynchronous clusters cannot be used"),
         ("a: {cluster: {type: slrum}}\n", r"'slrum'; known are .*; did you mean 'slurm'"),
         ("dask: {use: b, profiles: {a: {}}}\n", r"there is no profile 'b'; known are a"),
