@@ -25,34 +25,62 @@ BACKENDS = {
     "oar": "daskspace.backends.jobqueue:OARBackend",
     "moab": "daskspace.backends.jobqueue:MoabBackend",
 }
-"""The name of every backend, and where its class is."""
+"""The name of every backend of ours, and where its class is."""
 
 
-def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
-    """Return a backend; nothing is started before its `stage_in` or `run`.
-
-    Parameters
-    ----------
-    backend_type : str
-        ``serial`` (this process), ``mcore`` (all cores), ``mpi``, ``loadl`` (LoadLeveler), or
-        another batch system: ``slurm``, ``pbs``, ``sge``, ``lsf``, ``htcondor``, ``oar``, ``moab``.
-    **options
-        Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
-        `distributed.LocalCluster`.
+def backend_class(name: str) -> type[DaskBackend]:
+    """Return the class of a backend: one of ours, or one that another package brings.
 
     Raises
     ------
     ConfigError
-        The backend or an option is unknown.
+        There is none of this name, or its package is broken.
     """
-    if backend_type not in BACKENDS:
-        near = did_you_mean(str(backend_type), BACKENDS)
-        raise ConfigError(
-            f"unknown backend {backend_type!r}; known are {', '.join(BACKENDS)}{near}"
-        )
-    module, _, name = BACKENDS[backend_type].partition(":")
-    backend: DaskBackend = getattr(importlib.import_module(module), name)(**options)
-    return backend
+    if name in BACKENDS:
+        module, _, class_name = BACKENDS[name].partition(":")
+        ours: type[DaskBackend] = getattr(importlib.import_module(module), class_name)
+        return ours
+    from daskspace.backends.installed import entry_points, load
+
+    offered = entry_points()
+    if name not in offered:
+        known = {**BACKENDS, **offered}
+        near = did_you_mean(str(name), known)
+        raise ConfigError(f"unknown backend {name!r}; known are {', '.join(known)}{near}")
+    theirs: Any = load(name, offered[name])
+    return theirs
+
+
+def create_backend(
+    backend_type: Any = "serial", *, config: Any = None, **options: Any
+) -> DaskBackend:
+    """Return a backend; nothing is started before its `stage_in` or `run`.
+
+    Parameters
+    ----------
+    backend_type
+        ``serial`` (this process), ``mcore`` (all cores), ``mpi``, ``loadl`` (LoadLeveler), or
+        another batch system: ``slurm``, ``pbs``, ``sge``, ``lsf``, ``htcondor``, ``oar``, ``moab``;
+        or a name that an installed package brings, see ``daskspace backends``. Or what describes a
+        cluster elsewhere: a section of Dask's configuration such as ``jobqueue.casper``, a file of
+        any known dialect, an address, a scheduler file, a class as ``package.module:Class``, a
+        function that returns a cluster, a live cluster or client. None is for the one that `config`
+        or Dask's configuration, ``daskspace.backend``, is about.
+    config : path, str, mapping or list of them, optional
+        Dask configuration for this backend alone: a file, the name of a shipped one such as
+        ``laptop``, or a mapping. It counts more than Dask's files and less than its variables.
+    **options
+        Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
+        `distributed.LocalCluster`. They count more than all else.
+
+    Raises
+    ------
+    ConfigError
+        It is nothing that is known, or an option is unknown.
+    """
+    from daskspace.backends.choice import make_backend
+
+    return make_backend(backend_type, config, options)
 
 
 def run_operation(
