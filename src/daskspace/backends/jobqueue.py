@@ -27,7 +27,8 @@ from daskspace.backends.connection import Connection
 from daskspace.backends.dask_backend import DaskBackend
 from daskspace.backends.fleet import Fleet, FleetOptions
 from daskspace.clusters.jobqueue import dask_jobqueue
-from daskspace.clusters.keys import key_paths, make_keys
+from daskspace.clusters.keys import is_encrypted, key_paths, make_keys, not_encrypted
+from daskspace.clusters.listening import LOOPBACK, scheduler_options, worker_arguments
 from daskspace.clusters.queues import QUEUES, Queue
 from daskspace.clusters.walltime import Walltime, margin
 from daskspace.errors import ConfigError
@@ -42,7 +43,12 @@ _START_S = 60.0
 """How long a worker may take from the begin of its job until it looks for the scheduler."""
 _SAFE_ADAPT = {"minimum_jobs": 0, "interval": "5s", "wait_count": 12}
 _PLAIN_PATH = re.compile(r"[\w./+@,=:~-]+", re.ASCII)
-_COMMANDS = ("python", "worker_command", "worker_extra_args", "local_directory", "interface")
+_PATH_IN_COMMAND = re.compile(r"[\w./+@,=:~-]+")
+_COMMANDS = (
+    *("python", "worker_command", "worker_extra_args", "extra", "local_directory", "interface"),
+    *("name", "protocol", "death_timeout", "memory", "cores", "processes"),
+)
+"""Options that dask-jobqueue puts into the command line of a worker as they are."""
 _SHELL = re.compile(r"[;&|<>`\n\r]|\$\(")
 
 
@@ -114,9 +120,10 @@ class JobQueueBackend(DaskBackend):
         """The address of Dask's dashboard on this machine, where alone it can be reached."""
         client = self.client
         port = client and client.scheduler_info().get("services", {}).get("dashboard")
-        if not port or "dashboard_address" in (self._setting("scheduler_options") or {}):
+        at = scheduler_options(self._setting("scheduler_options") or {})["dashboard_address"]
+        if not port or not at.startswith(LOOPBACK):
             return super().dashboard_link
-        return str(format_dashboard_link("127.0.0.1", port))
+        return str(format_dashboard_link(LOOPBACK, port))
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
@@ -160,7 +167,12 @@ class JobQueueBackend(DaskBackend):
     def _open_cluster(self) -> Any:
         self.job_script()  # raises before anything is started
         shared = self._setting("shared_temp_directory") or os.getcwd()
-        shared = os.path.expanduser(os.path.expandvars(shared))
+        shared = os.path.abspath(os.path.expanduser(os.path.expandvars(shared)))
+        if not (self._is_insecure or _PATH_IN_COMMAND.fullmatch(shared)):
+            raise ConfigError(
+                f"jobs cannot read their keys in {shared!r}: job scripts know no such names; give"
+                " another directory as shared_temp_directory"
+            )
         private = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=shared))
         self._resources.callback(shutil.rmtree, private, ignore_errors=True)
         keywords = self._keywords(private, make_keys)
@@ -246,14 +258,9 @@ class JobQueueBackend(DaskBackend):
         _check_size(cores, memory)
         # With one thread each; said outright, for the names of workers depend on it.
         keywords["processes"] = int(self._setting("processes") or cores)
-        keywords["scheduler_options"] = {
-            "dashboard_address": "127.0.0.1:0",
-            **(self._setting("scheduler_options") or {}),
-        }
-        arguments = list(self._setting("worker_extra_args") or self._setting("extra") or [])
-        if not any("dashboard" in str(argument) for argument in arguments):
-            arguments += ["--dashboard-address", "127.0.0.1:0"]
-        keywords["worker_extra_args"] = arguments
+        keywords["scheduler_options"] = scheduler_options(self._setting("scheduler_options") or {})
+        arguments = self._setting("worker_extra_args") or self._setting("extra") or []
+        keywords["worker_extra_args"] = worker_arguments(arguments)
         shebang = self._setting("shebang") or ""
         if re.search(r"\b(ba|da|k|z)?sh\b", shebang):
             prologue = self._setting("job_script_prologue") or self._setting("env_extra") or []
@@ -303,12 +310,11 @@ class JobQueueBackend(DaskBackend):
     @property
     def _is_insecure(self) -> bool:
         insecure = bool(self._own.get("insecure", False))
-        plain = str(self.options.get("protocol") or "").startswith("tcp")
-        if (plain or self.options.get("security") is False) and not insecure:
-            raise ConfigError(
-                "without TLS, whoever reaches the scheduler over the network can run code as you;"
-                " if that cannot be, say so: insecure=True"
-            )
+        scheduler = self._setting("scheduler_options") or {}
+        protocols = filter(None, (o.get("protocol") for o in (self.options, scheduler)))
+        plain = not all(map(is_encrypted, protocols)) or self.options.get("security") is False
+        if (plain or not scheduler.get("security", True)) and not insecure:
+            raise not_encrypted()
         return insecure
 
     @property
