@@ -91,12 +91,15 @@ def listening_here():
 
 
 @pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPENED],
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group("slurm") if name == "slurm" else [])
+        for name in OPENED
+    ],
 )
-def opened(request, tmp_path_factory):
-    place, before = tmp_path_factory.mktemp("place"), os.getcwd()
-    os.chdir(place)
+def opened(request, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
     umask = os.umask(0)
     try:
         backend = OPENED[request.param]()  # which starts a batch system, but no cluster
@@ -116,12 +119,19 @@ def opened(request, tmp_path_factory):
             assert backend.check_status().counts == {"done": 1}
     finally:
         os.umask(umask)
-        os.chdir(before)
     left = [path for path in place.rglob(".daskspace-*") if path.exists()]
     assert not left, "keys were left"
 
 
-def test_others_reach_nothing_but_ports_of_dask_that_need_keys(opened):
+def test_others_reach_nothing_but_what_needs_keys_and_nobody_else_has_them(opened, tmp_path):
+    check_listening(opened)
+    check_modes_of_keys(opened)
+    if opened.name in ENCRYPTED:
+        (tmp_path / "made").mkdir()
+        check_strangers(opened, tmp_path / "made")
+
+
+def check_listening(opened):
     addresses = opened.addresses().values()
     comms = {int(a.rpartition(":")[2]) for a in addresses}
     encrypted = {int(a.rpartition(":")[2]) for a in addresses if a.startswith("tls://")}
@@ -136,10 +146,20 @@ def test_others_reach_nothing_but_ports_of_dask_that_need_keys(opened):
         assert len(listening) > len(comms), "the dashboard has not been seen"
 
 
-def test_a_stranger_can_neither_connect_nor_run_code(opened, tmp_path):
+def check_modes_of_keys(opened):
+    """See that keys are for their owner; the umask was 0."""
+    for path in Path().rglob(".daskspace-*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()}
+        assert set(modes.values()) == {0o600}
+        assert {"key.pem", "cert.pem"} <= set(modes)
+    if str(opened.backend) in ("LoadLevelerBackend", "SlurmBackend"):
+        assert list(Path().glob(".daskspace-*"))
+
+
+def check_strangers(opened, tmp_path):
+    """See that a stranger can neither connect nor run code, where we can."""
     addresses = opened.addresses()
-    if opened.name not in ENCRYPTED:  # then nobody else comes near it, see above
-        return
     assert {role.split()[0] for role in addresses} == {"scheduler", "worker", "nanny"}
     own = opened.backend.client.security.get_connection_args("client")
     no_keys = ssl.create_default_context()
@@ -201,16 +221,6 @@ def assert_silent(address):
             except ConnectionError:
                 pass
             assert said[:1] in (b"", b"\x15"), said  # an alert of TLS
-
-
-def test_keys_are_for_their_owner_whatever_the_umask(opened):
-    for path in Path().rglob(".daskspace-*"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o700
-        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()}
-        assert set(modes.values()) == {0o600}
-        assert {"key.pem", "cert.pem"} <= set(modes)
-    if str(opened.backend) in ("LoadLevelerBackend", "SlurmBackend"):
-        assert list(Path().glob(".daskspace-*"))
 
 
 # What is asked for
