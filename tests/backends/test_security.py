@@ -243,9 +243,12 @@ def test_local_traffic_is_encrypted_where_that_is_asked_for(tmp_path, monkeypatc
         ("mcore", {"host": "tcp://0.0.0.0"}),
         ("mcore", {"scheduler_kwargs": {"host": ""}, "protocol": "tcp"}),
         ("mcore", {"host": "0.0.0.0", "security": False}),
+        ("mcore", {"ip": "0.0.0.0", "protocol": "tcp"}),
+        ("mcore", {"interface": "no-such", "protocol": "tcp"}),
         ("mcore", {"host": "0.0.0.0", "protocol": "ws"}),
         ("mcore", {"host": "0.0.0.0", "processes": False, "protocol": "tcp"}),
         ("mpi", {"interface": "eth0", "protocol": "tcp"}),
+        ("mpi", {"worker_options": {"interface": "eth0"}, "protocol": "tcp"}),
         ("mpi", {"hosts": ["elsewhere"], "n_workers": 1, "security": False}),
         ("slurm", {"protocol": "tcp"}),
         ("slurm", {"protocol": "ucx://"}),
@@ -264,6 +267,16 @@ def test_what_others_could_use_is_refused_unless_it_is_asked_for(
     ):
         backend.stage_in(operation([int]))
     assert os.listdir() == []
+
+
+def test_keys_cannot_be_taken_from_the_scheduler_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kwargs = {"security": None, "protocol": "tcp"}
+    with (
+        create_backend("mcore", host="0.0.0.0", scheduler_kwargs=kwargs) as backend,
+        pytest.raises(ConfigError, match="not in scheduler_kwargs"),
+    ):
+        backend.stage_in(operation([int]))
 
 
 def test_plain_tcp_for_others_works_where_it_was_asked_for(tmp_path, monkeypatch):
@@ -344,6 +357,9 @@ def test_a_start_that_fails_leaves_no_keys(name, options, tmp_path, monkeypatch)
         {"death_timeout": "60; touch hacked"},
         {"extra": ["`touch hacked`"]},
         {"worker_command": "dask_worker | tee"},
+        {"job_extra_directives": {"+Extra": "1\ntouch hacked"}},
+        {"job_extra_directives": ["--hold\ntouch hacked"]},
+        {"account": "me\ntouch hacked"},
     ],
 )
 def test_no_option_becomes_a_command_of_the_job_script(options):

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import string
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,7 +49,7 @@ _COMMANDS = (
     *("name", "protocol", "death_timeout", "memory", "cores", "processes"),
 )
 """Options that dask-jobqueue puts into the command line of a worker as they are."""
-_SHELL = re.compile(r"[;&|<>`\n\r]|\$\(")
+_SHELL = re.compile(r"[;&|<>`\n\r\0]|\$\(")
 
 
 class JobQueueBackend(DaskBackend):
@@ -378,16 +378,25 @@ def _check_values(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in ("job_script_prologue", "env_extra"):
             continue  # these are lines of the script
-        texts = value if isinstance(value, list | tuple) else [value]
-        for text in texts:
-            if not isinstance(text, str):
-                continue
+        if name in ("scheduler_options", "security"):
+            continue  # these are not in it
+        for text in _texts_in(value):
             wrong = _SHELL.search(text) if name in _COMMANDS else re.search(r"[\n\r\0]", text)
             if wrong:
                 raise ConfigError(
                     f"{name}: {text!r} would run as a command of the job script, because of"
                     f" {wrong[0]!r}; what is to run there belongs into job_script_prologue"
                 )
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts_in([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def _check_size(cores: Any, memory: Any) -> None:

@@ -11,12 +11,14 @@ from daskspace.backends.dask_backend import DaskBackend
 from daskspace.clusters.keys import choose_security
 from daskspace.clusters.listening import LOOPBACK, dashboard_at, is_local, scheduler_options
 from daskspace.clusters.unguarded import UnguardedNanny
+from daskspace.errors import ConfigError
 
 
 class MulticoreBackend(DaskBackend):
     """Runs the processes on a `distributed.LocalCluster`.
 
-    One worker process per core with one thread each; everything listens on 127.0.0.1 alone.
+    One worker process per core with one thread each; everything listens on 127.0.0.1 alone, which
+    all users of this machine can reach.
 
     Parameters
     ----------
@@ -36,12 +38,17 @@ class MulticoreBackend(DaskBackend):
         options = {"threads_per_worker": 1, **self.options}
         dashboard = {n: options.pop(n) for n in ("dashboard_address",) if n in options}
         scheduler = scheduler_options({**dashboard, **(options.get("scheduler_kwargs") or {})})
-        local = all(is_local(o.get("host"), o.get("interface")) for o in (options, scheduler))
+        places = [
+            (o.get(n), o.get("interface")) for o in (options, scheduler) for n in ("host", "ip")
+        ]
+        local = all(is_local(*place) for place in places)
+        if not (local or self._insecure) and {"protocol", "security"} & scheduler.keys():
+            raise ConfigError(f"{self} takes protocol and security, but not in scheduler_kwargs")
         in_children = options.get("processes", True)
         if in_children:
             options.setdefault("worker_class", UnguardedNanny)
         if in_children or not local or options.get("protocol") or options.get("scheduler_port"):
-            if not options.get("interface") and not options.get("host"):
+            if not any(options.get(name) for name in ("interface", "host", "ip")):
                 options["host"] = LOOPBACK
             scheme, found, _ = str(options.get("host")).partition("://")
             protocol = options.get("protocol") or (scheme if found else None)

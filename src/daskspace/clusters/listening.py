@@ -25,8 +25,8 @@ def is_local(host: str | None, interface: str | None) -> bool:
     interface : str, optional
         The name of a network interface.
     """
-    if interface is not None:
-        return all(map(_is_loopback, _addresses_of(interface)))
+    if interface is not None and not all(map(_is_loopback, _addresses_of(interface))):
+        return False
     if host is None:
         return True
     name = str(host).rpartition("://")[2]

@@ -28,7 +28,7 @@ from distributed.utils import Log, Logs
 
 from daskspace.clusters import mpi_guard
 from daskspace.clusters.keys import choose_security, config_of_tls
-from daskspace.clusters.listening import dashboard_at, loopback_interface
+from daskspace.clusters.listening import dashboard_at, is_local, loopback_interface
 from daskspace.clusters.mpi_job import MpiJob
 from daskspace.clusters.mpi_launcher import (
     INSTALL,
@@ -59,9 +59,9 @@ class MpiCluster(Cluster):
     """A Dask cluster whose scheduler and workers are the ranks of one MPI job.
 
     It starts ``mpiexec -n N+1 python -m dask_mpi.cli``, and it is one unit: workers are neither
-    added nor removed. Where all ranks are on this host, everything listens on 127.0.0.1 alone;
-    otherwise traffic is encrypted with keys made for the run. What is not given is taken from
-    ``mpi:`` in Dask's configuration.
+    added nor removed. Where all ranks are on this host, all of Dask listens on 127.0.0.1 alone;
+    otherwise traffic is encrypted with keys made for the run. What MPI listens on is its own. What
+    is not given is taken from ``mpi:`` in Dask's configuration.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class MpiCluster(Cluster):
         self._n_workers = _count_workers(setting, self._environment)
         self._start_timeout = parse_timedelta(setting["start-timeout"])
         self._close_timeout = parse_timedelta(setting["close-timeout"])
-        on_loopback = self._is_local and setting["interface"] is None
+        on_loopback = self._is_local and asks_for_loopback(setting)
         self._interface = loopback_interface() if on_loopback else setting["interface"]
         self.security, self._protocol = choose_security(
             security, setting["protocol"], on_loopback, setting["insecure"]
@@ -394,6 +394,12 @@ class MpiCluster(Cluster):
         if cluster and self._job is not None:
             logs["MPI job"] = Log(self._job.log())
         return logs
+
+
+def asks_for_loopback(settings: Mapping[str, Any]) -> bool:
+    """Return whether nothing is to listen where other hosts could reach it."""
+    workers = settings["worker-options"]
+    return settings["interface"] is None and is_local(workers.get("host"), workers.get("interface"))
 
 
 def mpi_settings(**given: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from distributed.system import MEMORY_LIMIT
 
 from daskspace.clusters.keys import choose_security, config_of_tls
 from daskspace.clusters.listening import dashboard_at, loopback_interface
-from daskspace.clusters.mpi import terminate
+from daskspace.clusters.mpi import asks_for_loopback, terminate
 from daskspace.clusters.mpi_launcher import INSTALL, SETTINGS_BELOW_SRUN
 from daskspace.errors import ClusterStartError, ConfigError
 
@@ -110,7 +110,7 @@ def join_world(size: int, settings: dict[str, Any], start_timeout: float) -> Wor
                 " set MPI4PY_LIBMPI to the one of the launcher"
             )
         hosts = set(comm.allgather(socket.gethostname()))
-    on_loopback = len(hosts) == 1 and settings["interface"] is None
+    on_loopback = len(hosts) == 1 and asks_for_loopback(settings)
     protocol, tls = comm.bcast(_agree(settings, on_loopback) if comm.Get_rank() == 0 else None)
     if isinstance(tls, ConfigError):
         raise tls
