@@ -336,7 +336,7 @@ def test_a_host_is_local_if_it_is_sure_to_be(host, local):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("slurm", {"scheduler_options": {"host": "192.0.2.1"}}),
+        ("slurm", {"scheduler_options": {"no_such_option": 1}}),
         ("mpi", {"n_workers": 1, "protocol": "tls", "start_timeout": 0.01, "directory": "."}),
     ],
 )
