@@ -31,6 +31,7 @@ from daskspace.execution.lock import Lock
 from daskspace.execution.past import Past, has_header
 from daskspace.execution.status import Status
 from daskspace.execution.travel import Carrier, InPlace, ToHost, ToWorkers
+from daskspace.operations.base import safe_name
 from daskspace.operations.yaml_file import write_yaml
 from daskspace.results.directory import (
     ResultDirectory,
@@ -87,7 +88,7 @@ class Stage:
         log: Callable[[str, int], None],
     ) -> None:
         self.operation = operation
-        self.name = str(getattr(operation, "name", "operation"))
+        self.name = safe_name(getattr(operation, "name", "operation"))
         self.remarks: list[tuple[int, str]] = []
         self.interrupts = Interrupts(self.drain, self.abort)
         self._options = options
