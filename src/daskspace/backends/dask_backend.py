@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from daskspace.backends.base import LONG_S, Backend
 from daskspace.backends.connection import CLOSE_S, Connection
+from daskspace.backends.links import operation_link
 from daskspace.backends.options import OWN_OPTIONS, take_options
 from daskspace.backends.stage import Stage
 from daskspace.errors import (
@@ -119,7 +120,21 @@ class DaskBackend(Backend):
     @property
     def dashboard_link(self) -> str | None:
         """The address of Dask's dashboard; None before `stage_in`, and where there is none."""
-        return self.client.dashboard_link if self.client is not None else None
+        dashboard = self._connection.dashboard if self._connection else None
+        return dashboard.link if dashboard else None
+
+    @property
+    def operation_link(self) -> str | None:
+        """The address of our page on Dask's dashboard, that of the operation; None without it."""
+        link = self.dashboard_link
+        has_page = self._connection is not None and not self._connection.no_page
+        return operation_link(link) if link and has_page else None
+
+    @property
+    def tunnel(self) -> str | None:
+        """The command that brings the dashboard to the user's own machine, if it needs one."""
+        dashboard = self._connection.dashboard if self._connection else None
+        return dashboard.tunnel() if dashboard else None
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
@@ -169,6 +184,7 @@ class DaskBackend(Backend):
         self.state = "executing"
         self._log("executing")
         deadline = time.monotonic() + _finite(timeout)
+        stage.report(self.check_status, lambda: self._connection)
         stage.execute(connection, carrier, deadline, self._count_slots, self._reconnect)
 
     def check_status(self) -> Status:
@@ -351,9 +367,15 @@ class DaskBackend(Backend):
                 raise ConfigError(f"{self} has no option {name!r}{near}")
 
     def _repr_html_(self) -> str:
-        link = self.dashboard_link
         shown = html.escape(str(self.check_status()))
-        more = f', <a href="{html.escape(link)}" target="_blank">dashboard</a>' if link else ""
+        links = {"operation": self.operation_link, "dashboard": self.dashboard_link}
+        more = "".join(
+            f', <a href="{html.escape(link)}" target="_blank">{name}</a>'
+            for name, link in links.items()
+            if link
+        )
+        if tunnel := self.tunnel:
+            more += f"<br>from your own machine: <code>{html.escape(tunnel)}</code>"
         return f"<p><b>{self}</b>: {shown}{more}</p>"
 
     def __repr__(self) -> str:

@@ -20,7 +20,6 @@ import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Security, WorkerPlugin
 from distributed.deploy.spec import ProcessInterface
-from distributed.utils import format_dashboard_link
 
 from daskspace.backends.base import LONG_S
 from daskspace.backends.connection import Connection
@@ -108,15 +107,6 @@ class JobQueueBackend(DaskBackend):
                 return str(job.job_script()).replace(passing, logs)
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self}: {' '.join(str(error).split())}") from error
-
-    @property
-    def dashboard_link(self) -> str | None:
-        """The address of Dask's dashboard on this machine, where alone it can be reached."""
-        client = self.client
-        port = client and client.scheduler_info().get("services", {}).get("dashboard")
-        if not port or "dashboard_address" in (self._setting("scheduler_options") or {}):
-            return super().dashboard_link
-        return str(format_dashboard_link("127.0.0.1", port))
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from daskspace.backends.connection import CLOSE_S
 from daskspace.backends.interrupts import Interrupts
+from daskspace.backends.links import operation_link
 from daskspace.backends.options import RunOptions
+from daskspace.backends.reporter import Reporter
 from daskspace.clusters.leftovers import cancel_leftovers
 from daskspace.errors import DaskspaceError, DirectoryError, OperationError
 from daskspace.execution.attempt import Settings
@@ -29,7 +32,9 @@ from daskspace.execution.isolation import carry_out, stop
 from daskspace.execution.journal import Journal
 from daskspace.execution.lock import Lock
 from daskspace.execution.past import Past, has_header
+from daskspace.execution.snapshot import describe_receipts, describe_status, snapshot_path
 from daskspace.execution.status import Status
+from daskspace.execution.timeline import Bar
 from daskspace.execution.travel import Carrier, InPlace, ToHost, ToWorkers
 from daskspace.operations.yaml_file import write_yaml
 from daskspace.results.directory import (
@@ -91,10 +96,12 @@ class Stage:
         self.remarks: list[tuple[int, str]] = []
         self.interrupts = Interrupts(self.drain, self.abort)
         self._options = options
+        self._backend = str(facts["backend"])
         self._log = log
         self._group = f"{self.name}-{uuid.uuid4().hex[:8]}"
         self._allowance = Allowance(_TOLD_AT_ONCE, _TOLD_PER_S)
         self._dispatcher: Dispatcher | None = None
+        self._reporter: Reporter | None = None
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._resources = contextlib.ExitStack()
@@ -167,7 +174,7 @@ class Stage:
             self._past,
             self._options.policies,
             isolated=self._options.isolation != "none",
-            log=lambda message: self._log(message, logging.INFO),
+            log=self._tell_log,
         )
         arguments = (self._dispatcher, carrier, deadline, reconnect)
         if travels:
@@ -187,6 +194,46 @@ class Stage:
         self.interrupts.check()
         if self._was_interrupted:
             raise KeyboardInterrupt
+
+    def report(
+        self, check_status: Callable[[], Status], connection: Callable[[], Connection | None]
+    ) -> None:
+        """Tell those who watch how far the operation has come, from now to its end."""
+        began = round(time.time(), 2)
+        facts = {
+            "name": self.name,
+            "backend": self._backend,
+            "directory": str(self.directory.path),
+            "host": socket.gethostname(),
+            "start": began,
+        }
+
+        def take() -> tuple[dict[str, Any], dict[str, Any]]:
+            link, dispatcher = connection(), self._dispatcher
+            dashboard = link and link.dashboard
+            told = {
+                **facts,
+                **describe_status(check_status()),
+                "dashboard": dashboard and operation_link(dashboard.link),
+                "tunnel": dashboard and dashboard.tunnel(),
+            }
+            if dispatcher is None:
+                return told, {}
+            failure = self._failure or dispatcher.source.error
+            return told, {
+                "stopped": dispatcher.reason and dispatcher.reason[:500],
+                "error": failure and _told(failure)[:500],
+                "failures": describe_receipts(list(dispatcher.latest_failures)),
+                "timeline": _relative(dispatcher.timeline.rows(), began),
+            }
+
+        def show(snapshot: str) -> None:
+            link = connection()
+            if link is not None:
+                link.show(self._group, snapshot)
+
+        file = snapshot_path(self.directory.path)
+        self._reporter = Reporter(take, file, show, self._ended, self._tell_log)
 
     def wait(self, timeout: float) -> bool:
         """Wait for the end of the execution; return whether it has come.
@@ -220,9 +267,13 @@ class Stage:
         """Let go of the operation; return whether processes may still run on the workers."""
         self.abort("it was cleaned up")
         begun = self._dispatcher is not None
+        if not begun:
+            self._ended.set()
         ended = not begun or self._ended.wait(CLOSE_S)
         left_running = self._dispatcher is not None and self._dispatcher.left_running
         self._journal.close()
+        if self._reporter is not None and ended:
+            self._reporter.finish()
         if ended and not left_running and not isinstance(self._failure, OSError):
             discard(attempts_of(self.directory.path))
         self._resources.close()
@@ -351,6 +402,9 @@ class Stage:
         finally:
             timer.cancel()
 
+    def _tell_log(self, message: str) -> None:
+        self._log(message, logging.INFO)
+
     def _tell(self, message: Mapping[str, Any]) -> None:
         """Pass on what is told from where processes run."""
         if "echo" in message:
@@ -472,6 +526,14 @@ class Stage:
 def _told(error: BaseException) -> str:
     own = isinstance(error, DaskspaceError)
     return str(error) if own else f"{type(error).__name__}: {error}"
+
+
+def _relative(rows: Mapping[str, list[Bar]], begin: float) -> dict[str, list[Bar]]:
+    """Return a timeline in seconds since `begin`."""
+    return {
+        worker: [(round(a - begin, 2), round(b - begin, 2), n, bad) for a, b, n, bad in row]
+        for worker, row in rows.items()
+    }
 
 
 def _forget_topic(client: Client, topic: str) -> None:
