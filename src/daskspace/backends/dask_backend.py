@@ -68,6 +68,9 @@ class DaskBackend(Backend):
         and message; 0 switches that off.
     no_workers_timeout : float or str
         How long the cluster may be without workers, in seconds; 60 by default.
+    performance_report : bool
+        Whether Dask's performance report is saved as ``performance-report.html`` in the result
+        directory, however the operation ends.
     **options
         What the subclass needs to open its cluster.
 
@@ -255,7 +258,13 @@ class DaskBackend(Backend):
             self._log("cleaned up")
         self._forget()
 
-    def run(self, operation: _O, timeout: float | None = None) -> _O:
+    def run(
+        self,
+        operation: _O,
+        timeout: float | None = None,
+        *,
+        performance_report: bool | None = None,
+    ) -> _O:
         """Take an operation through all steps and return it.
 
         Never raises because processes failed: see ``operation.rows()``.
@@ -267,6 +276,8 @@ class DaskBackend(Backend):
         timeout : float or None
             After this many seconds what has not ended is ``cancelled``; by default there is no
             limit.
+        performance_report : bool, optional
+            As the option of that name, for this operation.
 
         Raises
         ------
@@ -281,6 +292,8 @@ class DaskBackend(Backend):
         self._check_step("stage_in")
         try:
             self.stage_in(operation)
+            if performance_report is not None:
+                self._staged().wants_performance_report = performance_report
             try:
                 self.execute(timeout)
                 self.retrieve(None)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from daskspace.backends.connection import Connection
+    from daskspace.backends.performance import PerformanceReport
 
 
 REBUILDS = 2
@@ -77,6 +78,8 @@ class Stage:
     ----------
     remarks : list of (int, str)
         What is to be said once the log is open, and at which level.
+    wants_performance_report : bool
+        Whether Dask's performance report is to be saved.
 
     Raises
     ------
@@ -101,6 +104,8 @@ class Stage:
         self._group = f"{self.name}-{uuid.uuid4().hex[:8]}"
         self._allowance = Allowance(_TOLD_AT_ONCE, _TOLD_PER_S)
         self._dispatcher: Dispatcher | None = None
+        self.wants_performance_report = options.performance_report
+        self._performance: PerformanceReport | None = None
         self._reporter: Reporter | None = None
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -127,6 +132,8 @@ class Stage:
         DirectoryError
             It cannot be written to the result directory, from where workers read it.
         """
+        if self.wants_performance_report:
+            self._begin_performance_report(connection.client)
         try:
             return self._make_carrier(connection.client, connection.executor)
         except OSError as error:
@@ -379,7 +386,29 @@ class Stage:
         finally:
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.finish()
+            if self._performance is not None:
+                self._write_performance_report(self._performance)
             self._ended.set()
+
+    def _begin_performance_report(self, client: Client | None) -> None:
+        """Have Dask record what its performance report tells; a failure costs the report alone."""
+        self._performance = None
+        if client is None:
+            self._tell_log("no performance report: it is Dask's, and there is no cluster")
+            return
+        from daskspace.backends.performance import PerformanceReport
+
+        try:
+            self._performance = PerformanceReport(client)
+        except Exception as error:
+            self._tell_log(f"no performance report: {_told(error)}")
+
+    def _write_performance_report(self, report: PerformanceReport) -> None:
+        path = self.directory.performance_report
+        try:
+            report.write(path, self.directory.operation.read_text(encoding="utf-8"))
+        except Exception as error:
+            self._tell_log(f"no performance report: {_told(error)}")
 
     def _carry_out_here(self, *arguments: Any) -> dict[str, Any]:
         self.interrupts.regain()

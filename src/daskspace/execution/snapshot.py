@@ -43,7 +43,7 @@ def describe_status(status: Status) -> dict[str, Any]:
 def describe_failure(outcome: Outcome) -> dict[str, Any]:
     """Return what is shown of a process that is not done, cut to what fits on a page."""
     fields = {name: _cut(getattr(outcome, name)) for name in _SHOWN}
-    values = {"data": outcome.data, "run": outcome.run, **outcome.parameters}
+    values = {**outcome.parameters, "data": outcome.data, "run": outcome.run}
     told = {str(n)[:_MORE]: _cut(v, _MORE) for n, v in list(values.items())[:20] if v is not None}
     return {**fields, "parameters": told}
 
