@@ -35,7 +35,7 @@ _STUCK_AFTER = 3
 _STOP_S = 8.0
 _LOSSES_IN_A_ROW = 10
 _LONGEST_PAUSE_S = 8.0
-_LATEST = 30
+_LATEST = 20
 
 
 class ClusterLost(Exception):
