@@ -19,7 +19,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from daskspace import DaskBackend, create_backend, operation
-from daskspace.backends.links import Dashboard, operation_link
+from daskspace.backends.links import Dashboard
 from daskspace.results.table import Table
 from tests.browser import counts_on, open_page, text_of
 
@@ -248,7 +248,7 @@ def test_under_jupyterhub_links_go_through_its_proxy(user):
     user.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/anna/")
     user.setenv("SSH_CONNECTION", "192.0.2.1 50000 10.0.0.5 22")
     assert LOCAL.link == "/user/anna/proxy/8787/status"
-    assert operation_link(LOCAL.link) == "/user/anna/proxy/8787/operation"
+    assert LOCAL.operation_link == "/user/anna/proxy/8787/operation"
     assert ELSEWHERE.link == "/user/anna/proxy/node7:8787/status"
     assert LOCAL.tunnel() is ELSEWHERE.tunnel() is None
 

@@ -148,7 +148,10 @@ class Connection:
             self._resources.callback(self._take_page_away)
         except Exception as error:
             self.no_page = _root_cause(error)
-        self.dashboard = find_dashboard(client, told)
+        try:
+            self.dashboard = find_dashboard(client, told)
+        except Exception as error:  # an address of a kind that nobody here knows
+            self.no_page = _root_cause(error)
 
     def _take_page_away(self) -> None:
         if self.is_alive:

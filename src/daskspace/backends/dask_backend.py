@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from daskspace.backends.base import LONG_S, Backend
 from daskspace.backends.connection import CLOSE_S, Connection
-from daskspace.backends.links import operation_link
 from daskspace.backends.options import OWN_OPTIONS, take_options
 from daskspace.backends.stage import Stage
 from daskspace.errors import (
@@ -129,9 +128,10 @@ class DaskBackend(Backend):
     @property
     def operation_link(self) -> str | None:
         """The address of our page on Dask's dashboard, that of the operation; None without it."""
-        link = self.dashboard_link
-        has_page = self._connection is not None and not self._connection.no_page
-        return operation_link(link) if link and has_page else None
+        connection = self._connection
+        if connection is None or connection.dashboard is None or connection.no_page:
+            return None
+        return connection.dashboard.operation_link
 
     @property
     def tunnel(self) -> str | None:

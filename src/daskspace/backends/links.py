@@ -70,6 +70,11 @@ class Dashboard:
         place = f"{self.port}" if is_here else f"{self.host}:{self.port}"
         return f"{os.environ[_HUB].rstrip('/')}/proxy/{place}/status"
 
+    @property
+    def operation_link(self) -> str:
+        """The address of the Operation page, beside that of Dask's status page."""
+        return urllib.parse.urljoin(self.link, "operation")
+
     def tunnel(self, environ: Mapping[str, str] = os.environ) -> str | None:
         """Return the command that brings the dashboard to the user's own machine.
 
@@ -104,17 +109,12 @@ def find_dashboard(client: Client, told: Mapping[str, Any] | None) -> Dashboard 
     if not port:
         return None
     host = get_address_host(client.scheduler.address)
-    kind = type(client.cluster)
-    is_plain = client.cluster is None or kind.dashboard_link is Cluster.dashboard_link
+    link_of = getattr(type(client.cluster), "dashboard_link", Cluster.dashboard_link)
+    is_plain = link_of is Cluster.dashboard_link
     own_link = None if is_plain else client.cluster.dashboard_link
     if told is None:
         return Dashboard(port, host, socket.gethostname(), host, own_link)
     return Dashboard(port, host, told["host"], told["address"], own_link)
-
-
-def operation_link(dashboard_link: str) -> str:
-    """Return the address of the Operation page beside that of Dask's status page."""
-    return urllib.parse.urljoin(dashboard_link, "operation")
 
 
 def _at(host: str) -> str:

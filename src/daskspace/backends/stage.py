@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from daskspace.backends.connection import CLOSE_S
 from daskspace.backends.interrupts import Interrupts
-from daskspace.backends.links import operation_link
 from daskspace.backends.options import RunOptions
 from daskspace.backends.reporter import Reporter
 from daskspace.clusters.leftovers import cancel_leftovers
@@ -221,8 +221,8 @@ class Stage:
             told = {
                 **facts,
                 **describe_status(check_status()),
-                "dashboard": dashboard and operation_link(dashboard.link),
-                "tunnel": dashboard and dashboard.tunnel(),
+                "dashboard": dashboard and dataclasses.asdict(dashboard),
+                "page": bool(link and dashboard and not link.no_page),
             }
             if dispatcher is None:
                 return told, {}

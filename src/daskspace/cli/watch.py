@@ -22,12 +22,13 @@ from daskspace.execution.snapshot import read_snapshot, status_of
 from daskspace.execution.status import Status, seconds
 
 if TYPE_CHECKING:
+    from daskspace.backends.links import Dashboard
     from daskspace.results.directory import ResultDirectory
 
 _LOOK_EVERY_S = 0.5
 _SILENCE_S = 15.0
 _SAID_AGAIN_S = 60.0
-_BEYOND = ("rate", "eta", "workers", "jobs", "dashboard", "first_failure")
+_BEYOND = ("rate", "eta", "workers", "jobs", "first_failure")
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,29 @@ class _Ended:
 class _Watched:
     """What a result directory tells while somebody works there."""
 
-    operation_link: str | None = None
-    dashboard_link: str | None = None
-    tunnel: str | None = None
-
     def __init__(self, results: ResultDirectory) -> None:
         self._results = results
         self._status = Status("staged")
+        self._dashboard: Dashboard | None = None
+        self._has_page = False
         self._last: Any = None
         self._changed = time.monotonic()
         self._next_word = 0.0
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """The address of Dask's dashboard, from here."""
+        return self._dashboard.link if self._dashboard else None
+
+    @property
+    def operation_link(self) -> str | None:
+        """The address of the operation's page on it."""
+        return self._dashboard.operation_link if self._dashboard and self._has_page else None
+
+    @property
+    def tunnel(self) -> str | None:
+        """The command that brings it to the user's own machine, if it needs one."""
+        return self._dashboard.tunnel() if self._dashboard else None
 
     def check_status(self) -> Status:
         """Return what was told last."""
@@ -60,8 +74,11 @@ class _Watched:
         snapshot, now = read_snapshot(self._results.path), time.monotonic()
         if snapshot is not None:
             self._status = status_of(snapshot)
-            self.operation_link = snapshot.get("dashboard")
-            self.tunnel = snapshot.get("tunnel")
+            self._has_page = bool(snapshot.get("page"))
+            if place := snapshot.get("dashboard"):
+                from daskspace.backends.links import Dashboard
+
+                self._dashboard = Dashboard(**place)
         if snapshot != self._last:
             self._last, self._changed, self._next_word = snapshot, now, 0.0
         silence = now - self._changed
@@ -90,7 +107,11 @@ def watch(directory: Path, as_json: bool) -> None:
         facts, _ = facts_of(directory)
         snapshot = (facts["state"] == "running" and read_snapshot(results.path)) or {}
         newer = {name: snapshot[name] for name in ("counts", "ended", "total") if snapshot}
-        print_json({**facts, **{name: snapshot.get(name) for name in _BEYOND}, **newer})
+        watched = _Watched(results)
+        watched.look()
+        link = (watched.operation_link or watched.dashboard_link) if snapshot else None
+        more = {name: snapshot.get(name) for name in _BEYOND}
+        print_json({**facts, **more, **newer, "dashboard": link})
         return
     watched = _Watched(results)
     if _is_worked_on(results):
