@@ -20,7 +20,6 @@ import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Security, WorkerPlugin
 from distributed.deploy.spec import ProcessInterface
-from distributed.utils import format_dashboard_link
 
 from daskspace.backends.base import LONG_S
 from daskspace.backends.connection import Connection
@@ -29,7 +28,7 @@ from daskspace.backends.fleet import Fleet, FleetOptions
 from daskspace.backends.options import BATCH_OPTIONS, configured
 from daskspace.clusters.jobqueue import dask_jobqueue
 from daskspace.clusters.keys import is_encrypted, key_paths, make_keys, not_encrypted
-from daskspace.clusters.listening import LOOPBACK, scheduler_options, worker_arguments
+from daskspace.clusters.listening import scheduler_options, worker_arguments
 from daskspace.clusters.own_config import inheritance, put
 from daskspace.clusters.queues import QUEUES, Queue
 from daskspace.clusters.walltime import Walltime, margin
@@ -115,16 +114,6 @@ class JobQueueBackend(DaskBackend):
                 return str(job.job_script()).replace(passing, logs)
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self}: {' '.join(str(error).split())}") from error
-
-    @property
-    def dashboard_link(self) -> str | None:
-        """The address of Dask's dashboard on this machine, where alone it can be reached."""
-        client = self.client
-        port = client and client.scheduler_info().get("services", {}).get("dashboard")
-        at = scheduler_options(self._setting("scheduler_options") or {})["dashboard_address"]
-        if not port or not at.startswith(LOOPBACK):
-            return super().dashboard_link
-        return str(format_dashboard_link(LOOPBACK, port))
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
