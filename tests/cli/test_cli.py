@@ -575,7 +575,7 @@ def test_backends_lists_all_with_their_classes(invoke):
     rows = json.loads(invoke("backends", "--json").stdout)
     assert {"name": "serial", "class": "SerialBackend"}.items() <= rows[0].items()
     assert all(row["what"] and not row["what"].startswith("not usable") for row in rows[:2])
-    assert words_of(invoke("backends").stdout)[0] == ["name", "class", "what"]
+    assert words_of(invoke("backends").stdout)[0] == ["name", "class", "package", "what"]
 
 
 def test_the_command_is_a_command_of_dask_too(place):

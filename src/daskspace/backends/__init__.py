@@ -25,7 +25,30 @@ BACKENDS = {
     "oar": "daskspace.backends.jobqueue:OARBackend",
     "moab": "daskspace.backends.jobqueue:MoabBackend",
 }
-"""The name of every backend, and where its class is."""
+"""The name of every backend of ours, and where its class is."""
+
+
+def backend_class(name: str) -> type[DaskBackend]:
+    """Return the class of a backend: one of ours, or one that another package brings.
+
+    Raises
+    ------
+    ConfigError
+        There is none of this name, or its package is broken.
+    """
+    if name in BACKENDS:
+        module, _, class_name = BACKENDS[name].partition(":")
+        ours: type[DaskBackend] = getattr(importlib.import_module(module), class_name)
+        return ours
+    from daskspace.backends.installed import entry_points, load
+
+    offered = entry_points()
+    if name not in offered:
+        known = {**BACKENDS, **offered}
+        near = did_you_mean(str(name), known)
+        raise ConfigError(f"unknown backend {name!r}; known are {', '.join(known)}{near}")
+    theirs: Any = load(name, offered[name])
+    return theirs
 
 
 def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
@@ -35,7 +58,8 @@ def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
     ----------
     backend_type : str
         ``serial`` (this process), ``mcore`` (all cores), ``mpi``, ``loadl`` (LoadLeveler), or
-        another batch system: ``slurm``, ``pbs``, ``sge``, ``lsf``, ``htcondor``, ``oar``, ``moab``.
+        another batch system: ``slurm``, ``pbs``, ``sge``, ``lsf``, ``htcondor``, ``oar``, ``moab``;
+        or a name that an installed package brings, see ``daskspace backends``.
     **options
         Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
         `distributed.LocalCluster`.
@@ -45,14 +69,7 @@ def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
     ConfigError
         The backend or an option is unknown.
     """
-    if backend_type not in BACKENDS:
-        near = did_you_mean(str(backend_type), BACKENDS)
-        raise ConfigError(
-            f"unknown backend {backend_type!r}; known are {', '.join(BACKENDS)}{near}"
-        )
-    module, _, name = BACKENDS[backend_type].partition(":")
-    backend: DaskBackend = getattr(importlib.import_module(module), name)(**options)
-    return backend
+    return backend_class(backend_type)(**options)
 
 
 def run_operation(

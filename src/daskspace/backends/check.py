@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import dask.config
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 
-from daskspace.backends import BACKENDS, create_backend
+from daskspace.backends import create_backend
 from daskspace.backends.dask_backend import DaskBackend
+from daskspace.backends.installed import entry_points
 from daskspace.backends.jobqueue import JobQueueBackend
 from daskspace.backends.mpi import MpiBackend
 from daskspace.backends.multicore import MulticoreBackend
@@ -28,10 +33,13 @@ from daskspace.clusters.check import (
     mistakes_in,
     oddities_in,
 )
+from daskspace.clusters.config_files import is_path, shipped_configs, short
+from daskspace.clusters.dialects import Recipe, recognise, sections
 from daskspace.clusters.mpi import mpi_settings
+from daskspace.clusters.section import is_set_up
 from daskspace.clusters.sources import Entry, Setting, config_files, entries_in, entries_of
 from daskspace.clusters.traps import LEVELS, Finding, Section, traps_in
-from daskspace.errors import ConfigError, DaskspaceError, did_you_mean
+from daskspace.errors import ConfigError, DaskspaceError
 from daskspace.execution.node import interfaces
 
 
@@ -41,8 +49,10 @@ class Checked:
 
     Parameters
     ----------
-    backend : str
-        The name of its backend.
+    name : str
+        What it is, in words.
+    backend : str, optional
+        The name of its backend; None where it is not one of ours.
     dialect : str
         What it was taken for.
     settings : tuple of Setting
@@ -53,7 +63,8 @@ class Checked:
         The same as numbers.
     """
 
-    backend: str
+    name: str
+    backend: str | None
     dialect: str
     settings: tuple[Setting, ...] = ()
     size: str = ""
@@ -83,24 +94,21 @@ class Report:
         return sum(finding.level == level for finding in self.findings)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A backend to look at, what it was taken for, and the options that follow from that."""
-
-    backend: str
-    dialect: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def check(config: str | None = None, options: Mapping[str, Any] | None = None) -> Report:
+def check(
+    config: str | None = None,
+    backend: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Report:
     """Look at a cluster's configuration, or at all that Dask's configuration has of use.
 
-    Nothing is started, submitted or written.
+    Nothing is started, submitted, imported from other packages or written.
 
     Parameters
     ----------
     config : str, optional
         What `create_backend` takes.
+    backend : str, optional
+        The name of the backend that it is for, where that is not clear.
     options : mapping, optional
         Options of the backend, which count more than the configuration.
 
@@ -110,94 +118,227 @@ def check(config: str | None = None, options: Mapping[str, Any] | None = None) -
         There is nothing that `config` could mean.
     """
     given = dict(options or {})
-    files = config_files()
-    entries = [entry for file in files for entry in entries_of(file)] + entries_in(os.environ)
-    configuration = Configuration(entries)
-    targets = _all_targets(configuration) if config is None else [_target(config)]
-    clusters, findings = [], []
-    for target in targets:
-        checked, more = _look_at(target, given, configuration)
-        clusters.append(checked)
-        findings += more
-    findings += [*oddities_in(entries), *mistakes_in(configuration)]
+    recipes: list[Recipe] = []
+    findings: list[Finding] = []
+    for name in [config] if config or backend else _all():
+        try:
+            recipes.append(_recipe(name, backend, given))
+        except ConfigError as error:
+            if config and not is_path(config):
+                raise
+            findings.append(_refused(error, name or ""))
+    clusters = []
+    files: dict[Path, None] = {}
+    for recipe in recipes or [Recipe("Dask's configuration")]:
+        own = [file for file in config_files() if file not in recipe.files]
+        entries = [*_entries(own, findings), *_entries(recipe.files, findings)]
+        variables = entries_in(os.environ)
+        findings += oddities_in([*entries, *variables])
+        findings += mistakes_in(Configuration(_dask_part([*entries, *variables], recipe)))
+        files |= dict.fromkeys([*own, *recipe.files])
+        if recipe in recipes:
+            clusters.append(
+                _look_at(recipe, given, Configuration([*entries, *variables]), findings)
+            )
     findings = list(dict.fromkeys(findings))
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
-    return Report(tuple(clusters), tuple(findings), tuple(map(str, files)))
+    return Report(tuple(clusters), tuple(findings), tuple(map(short, files)))
 
 
-def _target(config: str) -> _Target:
-    if config in BACKENDS:
-        return _Target(config, "the name of a backend")
-    raise ConfigError(f"unknown backend {config!r}{did_you_mean(config, BACKENDS)}")
-
-
-def _all_targets(configuration: Configuration) -> list[_Target]:
-    names = {_system_of(name): name for name in BACKENDS}
-    return [
-        _Target(names[section], f"jobqueue.{section} of Dask's configuration")
-        for section in configuration.below("jobqueue")
-        if section in names
+def _all() -> list[str]:
+    """Return all that Dask's configuration has of use."""
+    found = [
+        f"jobqueue.{name}" for name in sections() if is_set_up(dask.config.get("jobqueue")[name])
     ]
+    chosen = dask.config.get("daskspace.backend", None)
+    if isinstance(chosen, str) and chosen and f"jobqueue.{chosen}" not in found:
+        found.append(chosen)
+    if is_set_up(dask.config.get("mpi", None, config=dask.config.collect())):
+        found.append("mpi")
+    return found
 
 
-def _system_of(backend: str) -> str:
-    return "loadleveler" if backend == "loadl" else backend
+def _recipe(config: str | None, backend: str | None, options: Mapping[str, Any]) -> Recipe:
+    if not backend:
+        return recognise(config, options=options, other_names=entry_points)
+    if config is None or is_path(config) or config in shipped_configs():
+        return recognise(backend, config, options, entry_points)
+    return recognise(config, options={"system": backend, **options}, other_names=entry_points)
+
+
+def _refused(error: ConfigError, name: str) -> Finding:
+    """Return a finding for what could not be recognised."""
+    place, found = "", str(error)
+    if at := re.match(r"(?P<place>\S+:\d+): (?P<found>.*)", found, re.DOTALL):
+        place, found = at["place"], at["found"]
+    return Finding("error", name, place, found)
+
+
+def _entries(files: Iterable[Path], findings: list[Finding]) -> list[Entry]:
+    """Return what files set; those that cannot be read become findings."""
+    found: list[Entry] = []
+    for file in files:
+        try:
+            found += entries_of(file)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+            findings.append(Finding("error", file.name, short(file), reason))
+        except ValueError as error:
+            place, _, reason = str(error).partition(": ")
+            findings.append(Finding("error", file.name, place, reason))
+    return found
+
+
+_OF_DASK = ("jobqueue", "name", "Dask configuration", "Dask's configuration")
+_KEYWORDS = {
+    "prefect-dask": "cluster_kwargs",
+    "dask-ctl": "kwargs",
+    "labextension": "labextension.factory.kwargs",
+}
+"""Where dialects have the keywords of the cluster class; others have them below their key."""
+_TOLD = re.compile(r"put right$|taken as|is set as well$|passed over, for")
+
+
+def _dask_part(entries: Sequence[Entry], recipe: Recipe) -> list[Entry]:
+    """Return what of it is Dask's configuration, with the paths that it has there."""
+    if recipe.dialect in _OF_DASK:
+        return list(entries)
+    files = {short(file) for file in recipe.files}
+    inner = tuple(recipe.key.split("."))[:-1]  # the profile, or the entry of a host
+    found = []
+    for entry in entries:
+        path = entry.path
+        if inner and path[: len(inner)] == inner:
+            path = tuple(".".join(path[len(inner) :]).split("."))
+        is_given = entry.place.rpartition(":")[0] in files
+        if path and (not is_given or path[0] in ("distributed", "jobqueue", "array", "dataframe")):
+            found.append(dataclasses.replace(entry, path=path))
+    return found
 
 
 def _look_at(
-    target: _Target, given: Mapping[str, Any], configuration: Configuration
-) -> tuple[Checked, list[Finding]]:
-    """Return what a cluster is like, and what is wrong with it."""
-    options = {**target.options, **given}
-    nothing = Checked(target.backend, target.dialect)
-    try:
-        made = create_backend(target.backend, **options)
-        findings = list(_contradictions(made, options))
-        if not isinstance(made, JobQueueBackend):
-            return _other(made, target, options, configuration), findings
-        section = _section(made, options, configuration)
-    except DaskspaceError as error:
-        return nothing, [Finding("error", target.backend, _place(given), str(error))]
-    found = traps_in(section)
-    settings = tuple(_placed(setting, section) for setting in settings_of(made, options))
-    size, numbers = "", None
+    recipe: Recipe,
+    given: Mapping[str, Any],
+    configuration: Configuration,
+    findings: list[Finding],
+) -> Checked:
+    """Return what a cluster is like; what is wrong with it is added to the findings."""
+    for remark in recipe.remarks:
+        if not _TOLD.search(remark):
+            findings.append(Finding("note", recipe.key, recipe.source, remark))
+    nothing = Checked(recipe.describe(), recipe.backend, recipe.dialect)
+    if recipe.backend is None:
+        findings += _elsewhere(recipe)
+        return dataclasses.replace(nothing, settings=_given(recipe.options))
+    options, config = dict(recipe.options), dict(recipe.config)
+    if recipe.section is not None and recipe.system is not None:
+        name = recipe.key.rpartition(".")[2] if recipe.dialect == "jobqueue" else recipe.system
+        name = name or recipe.system
+        config[f"jobqueue.{name}"] = dict(recipe.section)
+        if name != recipe.system:
+            options["config_name"] = name
+    with dask.config.set(config):
+        try:
+            made = create_backend(recipe.backend, **options)
+            if isinstance(made, JobQueueBackend):
+                return _look_at_jobs(made, recipe, options, given, configuration, findings)
+        except DaskspaceError as error:
+            place = "option" if given else recipe.source
+            findings.append(Finding("error", recipe.backend, place, str(error)))
+            return nothing
+        return dataclasses.replace(nothing, **_other(made, options, configuration))
+
+
+def _look_at_jobs(
+    backend: JobQueueBackend,
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    given: Mapping[str, Any],
+    configuration: Configuration,
+    findings: list[Finding],
+) -> Checked:
+    section = _section(backend, recipe, given, configuration)
+    found = [*traps_in(section), *_contradictions(backend, options, recipe.source)]
     if not any(finding.level == "error" for finding in found):
-        findings += _job(made)
+        found += _job(backend)
+    findings += found
+    listed = [s for s in settings_of(backend, options) if s.name != "config_name"]
+    settings = tuple(_placed(setting, section, recipe, given) for setting in listed)
+    size, numbers = "", None
     with contextlib.suppress(Exception):  # what is wrong is among the findings
-        job = size_of(made)
+        job = size_of(backend)
         size, numbers = job.describe(), dataclasses.asdict(job)
-    return Checked(target.backend, target.dialect, settings, size, numbers), [*found, *findings]
+    return Checked(recipe.describe(), recipe.backend, recipe.dialect, settings, size, numbers)
+
+
+def _elsewhere(recipe: Recipe) -> Iterator[Finding]:
+    """Yield what is odd about a cluster that none of our backends starts."""
+    address = recipe.address or ""
+    if address.startswith("tcp://"):
+        found = "is not encrypted: whoever reaches the scheduler can run code as its user"
+        yield Finding("note", recipe.key or "address", recipe.source, f"{address} {found}")
+    if isinstance(recipe.cluster_class, str):
+        package = re.split(r"[.:]", recipe.cluster_class)[0]
+        if importlib.util.find_spec(package) is None:
+            found = f"there is no package {package} here, which {recipe.cluster_class} needs"
+            yield Finding(
+                "error", recipe.key, recipe.source, found, "install it into the environment in use"
+            )
+
+
+def _given(options: Mapping[str, Any]) -> tuple[Setting, ...]:
+    return tuple(Setting(name, value, "option") for name, value in options.items())
 
 
 def _section(
-    backend: JobQueueBackend, options: Mapping[str, Any], configuration: Configuration
+    backend: JobQueueBackend,
+    recipe: Recipe,
+    given: Mapping[str, Any],
+    configuration: Configuration,
 ) -> Section:
-    path = ("jobqueue", backend._section)
-    arguments = frozenset(name.replace("_", "-") for name in backend._option_names())
-    set_here = {
-        name.replace("_", "-"): Entry((*path, name), value, "option")
-        for name, value in {**backend.options, **options}.items()
-        if value is not None and name not in OWN_OPTIONS and name in backend._option_names()
-    }
-    name = ".".join(path)
+    """Return the settings of a job: those of its section, then keywords, then options."""
+    name = f"jobqueue.{backend._section}"
+    if recipe.dialect == "ncar-jobqueue":
+        name = recipe.key
+    keys = configuration.below(name)
+    home = _KEYWORDS.get(recipe.dialect, recipe.key)
+    taken = backend._option_names()
+    if home and home != name:
+        keys |= {k: e for k, e in configuration.below(home).items() if _word(k) in taken}
+    for option in taken.intersection(backend.options) - {"config_name"}:
+        key, value = option.replace("_", "-"), backend.options[option]
+        if value is not None and (option in given or key not in keys):
+            place = "option" if given or not recipe.source else recipe.source
+            keys[key] = Entry((option,), value, place)
     system = f"jobqueue.{backend._system}"
     return Section(
         backend._system,
         name,
-        {**configuration.below(path), **set_here},
+        keys,
         known_keys(system),
-        arguments | {name.replace("_", "-") for name in OWN_OPTIONS},
+        frozenset(option.replace("_", "-") for option in (*taken, *OWN_OPTIONS)),
         defaults_of(system),
         interfaces(),
     )
 
 
-def _placed(setting: Setting, section: Section) -> Setting:
-    """Return a setting with the place that it has in a file that Dask does not know of."""
+def _word(key: str) -> str:
+    return key.replace("-", "_")
+
+
+def _placed(
+    setting: Setting, section: Section, recipe: Recipe, given: Mapping[str, Any]
+) -> Setting:
+    """Return a setting with its place in files that Dask does not read by itself."""
     entry = section.keys.get(setting.name.replace("_", "-"))
-    if entry is None or setting.source.startswith(("option", "default of daskspace")):
+    source = setting.source
+    if setting.name in given or source == "default of daskspace":
         return setting
-    return dataclasses.replace(setting, source=entry.place, remark="")
+    if entry is not None:
+        source = entry.place
+    elif source == "option":
+        source = recipe.source or source
+    return dataclasses.replace(setting, source=source, remark="")
 
 
 def _job(backend: JobQueueBackend) -> Iterator[Finding]:
@@ -211,52 +352,49 @@ def _job(backend: JobQueueBackend) -> Iterator[Finding]:
             yield Finding("error", "job script", f"jobqueue.{backend._section}", found)
 
 
-def _contradictions(backend: DaskBackend, options: Mapping[str, Any]) -> Iterator[Finding]:
+def _contradictions(
+    backend: JobQueueBackend, options: Mapping[str, Any], source: str
+) -> Iterator[Finding]:
     """Yield options that exclude each other, or the configuration."""
-    if not isinstance(backend, JobQueueBackend):
-        return
+    place = source or "option"
     try:
         backend._check_walltime()
     except ConfigError as error:
         text = str(error)
         if "process_timeout" in text:  # what is wrong with walltime itself is told elsewhere
             found, _, remedy = text.partition(": ")
-            yield Finding("error", "process_timeout", _place(options), found, remedy)
+            yield Finding("error", "process_timeout", place, found, remedy)
     if backend._is_insecure:
         found = "TLS is off: whoever reaches the scheduler can run code as you"
-        yield Finding("note", "insecure", _place(options), found, "leave insecure out")
+        yield Finding("note", "insecure", place, found, "leave insecure out")
     adapt = options.get("adapt")
     if isinstance(adapt, Mapping):
         for kind in ("", "_jobs", "_cores"):
             least, most = adapt.get(f"minimum{kind}"), adapt.get(f"maximum{kind}")
             if isinstance(least, int) and isinstance(most, int) and least > most:
                 found = f"minimum{kind} {least} is above maximum{kind} {most}"
-                yield Finding("error", "adapt", _place(options), found, "exchange them")
+                yield Finding("error", "adapt", place, found, "exchange them")
         jobs, least = options.get("jobs", 1), adapt.get("minimum_jobs")
         if isinstance(least, int) and isinstance(jobs, int) and least > jobs:
             found = f"minimum_jobs {least} is above jobs {jobs}"
-            yield Finding("error", "adapt", _place(options), found, f"raise jobs to {least}")
+            yield Finding("error", "adapt", place, found, f"raise jobs to {least}")
 
 
 def _other(
-    backend: DaskBackend,
-    target: _Target,
-    options: Mapping[str, Any],
-    configuration: Configuration,
-) -> Checked:
-    """Return what a backend is like that submits no jobs."""
-    settings = [Setting(name, value, "option") for name, value in options.items()]
+    backend: DaskBackend, options: Mapping[str, Any], configuration: Configuration
+) -> dict[str, Any]:
+    """Return settings and size of a backend that submits no jobs."""
+    settings = list(_given(options))
     size, numbers = "", None
     if isinstance(backend, MulticoreBackend):
         size, numbers = _local_size(options)
     if isinstance(backend, MpiBackend):
-        names = {setting.name for setting in settings}
         for key, value in mpi_settings(**backend.options).items():
-            if (name := key.replace("-", "_")) not in names:
+            if _word(key) not in options:
                 entry = configuration.last(("mpi", key))
                 source = entry.place if entry is not None else "default of daskspace"
-                settings.append(Setting(name, value, source))
-    return Checked(target.backend, target.dialect, tuple(settings), size, numbers)
+                settings.append(Setting(_word(key), value, source))
+    return {"settings": tuple(settings), "size": size, "numbers": numbers}
 
 
 def _local_size(options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
@@ -272,7 +410,3 @@ def _local_size(options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | No
     if limit == "auto":
         size += f" and {format_bytes(memory)}"
     return size, {"workers": workers, "threads": threads}
-
-
-def _place(options: Mapping[str, Any]) -> str:
-    return "option" if options else ""

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Iterator
 
 import click
 
 from daskspace.cli.show import print_json, print_rows
+from daskspace.errors import ConfigError
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def backends(as_json: bool) -> None:
     """List the backends, and whether each can be used here."""
-    from daskspace.backends import BACKENDS
-
-    rows = []
-    for name, home in BACKENDS.items():
-        module_name, _, class_name = home.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-            summary = (getattr(module, class_name).__doc__ or "").partition("\n")[0]
-        except ImportError as error:
-            summary = f"not usable: {error}"
-        rows.append({"name": name, "class": class_name, "what": summary})
+    rows = list(_rows())
     if as_json:
         print_json(rows)
     else:
-        print_rows(["name", "class", "what"], rows)
+        print_rows(["name", "class", "package", "what"], rows)
+
+
+def _rows() -> Iterator[dict[str, str]]:
+    from daskspace.backends import BACKENDS
+    from daskspace.backends.installed import entry_points
+
+    for name, home in BACKENDS.items():
+        yield _row(name, home, "daskspace")
+    for name, offers in entry_points().items():
+        for package, point in offers.items():
+            taken = "not usable: the name is daskspace's own" if name in BACKENDS else ""
+            yield _row(name, point.value, package, taken)
+
+
+def _row(name: str, home: str, package: str, what: str = "") -> dict[str, str]:
+    from daskspace.backends import backend_class
+
+    try:
+        what = what or (backend_class(name).__doc__ or "").partition("\n")[0]
+    except (ImportError, ConfigError) as error:
+        what = f"not usable: {error}"
+    return {"name": name, "class": home.rpartition(":")[2], "package": package, "what": what}

@@ -93,8 +93,7 @@ def _show(report: Report) -> None:
 
 def _show_cluster(cluster: Checked) -> None:
     out = console()
-    out.print(cluster.backend, style="bold", end="")
-    out.print(f": {cluster.dialect}", soft_wrap=True)
+    out.print(f"{cluster.name} ({cluster.dialect})", style="bold", soft_wrap=True)
     rows = [
         {"setting": setting.name, "value": setting.value, "from": setting.source}
         for setting in cluster.settings

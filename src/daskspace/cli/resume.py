@@ -65,10 +65,13 @@ def resume(
 def _last_backend(results: ResultDirectory) -> str | None:
     """Return the name of the backend of the last session, if it has one."""
     from daskspace.backends import BACKENDS
+    from daskspace.backends.installed import entry_points
     from daskspace.execution.journal import read_journal
 
     last = None
     if results.holds_operation:
         for _, entry in read_journal(results.journal):
             last = entry.get("backend", last) if "journal" in entry else last
-    return next((n for n, place in BACKENDS.items() if place.endswith(f":{last}")), None)
+    offered = {n: point.value for n, of in entry_points().items() for point in of.values()}
+    places = {**offered, **BACKENDS}
+    return next((n for n, place in places.items() if place.endswith(f":{last}")), None)

@@ -11,8 +11,9 @@ from typing import Any
 import dask.config
 import yaml
 
+from daskspace.clusters.section import RENAMED
 from daskspace.clusters.sources import Entry, canonical
-from daskspace.clusters.traps import RENAMED, Finding, yaml_number
+from daskspace.clusters.traps import Finding, yaml_number
 from daskspace.errors import did_you_mean
 
 Path = tuple[str, ...]

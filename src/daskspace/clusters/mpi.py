@@ -30,8 +30,8 @@ from distributed.utils import Log, Logs
 from daskspace.clusters import mpi_guard
 from daskspace.clusters.mpi_job import MpiJob
 from daskspace.clusters.mpi_launcher import (
-    SETTINGS_BELOW_SRUN,
     INSTALL,
+    SETTINGS_BELOW_SRUN,
     allocation_slots,
     find_launcher,
     hint_for,

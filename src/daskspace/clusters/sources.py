@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask.config
 import yaml
+
+from daskspace.clusters.config_files import read_config, short
 
 _NO_KEYS = ("DASK_CONFIG", "DASK_ROOT_CONFIG", "DASK_INTERNAL_INHERIT_CONFIG")
 _MOST, _DEEPEST = 20_000, 50
@@ -95,8 +97,8 @@ def entries_of(path: Path) -> list[Entry]:
     OSError, ValueError
         The file cannot be read, or is no YAML; the message begins with file and line.
     """
-    place = _short(path)
-    text = path.read_text(encoding="utf-8")
+    place = short(path)
+    text = path.read_text(encoding="utf-8-sig")
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -128,18 +130,27 @@ def config_files() -> list[Path]:
     return [path for path, _ in dask.config.collect_yaml(dask.config.paths, return_paths=True)]
 
 
-def source_of(key: str) -> Source:
-    """Return where the value of a key is from that Dask's configuration has now."""
+def source_of(key: str, files: Sequence[Path] = ()) -> Source:
+    """Return where the value of a key is from that Dask's configuration has now.
+
+    Parameters
+    ----------
+    key : str
+        Its name, with dots between its parts.
+    files : sequence of Path
+        Files that count more than Dask's own.
+    """
     for variable in os.environ:
         if variable.startswith("DASK_") and _same(variable[5:].lower().replace("__", "."), key):
             return Source(f"environment variable {variable}")
     last = Source()
-    for path, config in dask.config.collect_yaml(dask.config.paths, return_paths=True):
+    own = dask.config.collect_yaml(dask.config.paths, return_paths=True)
+    for path, config in [*own, *((path, read_config(path)) for path in files)]:
         if _has(config, key):
-            node = _find(path, key.split("."))
+            node = find_node(path, key.split("."))
             line = f":{node.start_mark.line + 1}" if node is not None else ""
             text = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
-            last = Source(f"{_short(path)}{line}", text)
+            last = Source(f"{short(path)}{line}", text)
     if last.place:
         return last
     if "DASK_INTERNAL_INHERIT_CONFIG" in os.environ:
@@ -162,16 +173,20 @@ def _has(config: dict[str, Any], key: str) -> bool:
     return False
 
 
-def _find(path: Path, names: list[str]) -> yaml.Node | None:
-    """Return the node of a value in a YAML file."""
+def find_node(path: Path, names: Sequence[str]) -> yaml.Node | None:
+    """Return the node of a value in a YAML file, in the last document that has it."""
     try:
         with path.open(encoding="utf-8") as file:
-            node = yaml.compose(file, yaml.SafeLoader)
+            documents = list(yaml.compose_all(file, yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    for name in names:
-        node = next((value for key, value in _pairs(node) if _same(str(key.value), name)), None)
-    return node
+    found = None
+    for document in documents:
+        node: yaml.Node | None = document
+        for name in names:
+            node = next((value for key, value in _pairs(node) if _same(str(key.value), name)), None)
+        found = node or found
+    return found
 
 
 def _pairs(node: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
@@ -224,10 +239,3 @@ def _problem_of(error: Exception) -> str:
 
 def _same(one: str, other: str) -> bool:
     return one.replace("_", "-") == other.replace("_", "-")
-
-
-def _short(path: Path) -> str:
-    """Return a path as people write it, with ``~`` for the home directory."""
-    with contextlib.suppress(ValueError, RuntimeError):
-        return str(Path("~", path.relative_to(Path.home())))
-    return str(path)

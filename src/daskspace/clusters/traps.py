@@ -12,7 +12,8 @@ from typing import Any
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
 
 from daskspace.clusters.queues import QUEUES
-from daskspace.clusters.sources import Entry
+from daskspace.clusters.section import RENAMED, SYSTEM_KEY
+from daskspace.clusters.sources import Entry, canonical
 from daskspace.errors import did_you_mean
 
 LEVELS = ("error", "warning", "note")
@@ -76,7 +77,11 @@ class Section:
 
     def value(self, key: str) -> Any:
         """Return what counts for a key, None where nothing does."""
-        return self.keys[key].value if key in self.keys else self.defaults.get(key)
+        if key not in self.keys:
+            return self.defaults.get(key)
+        entry = self.keys[key]
+        # We take a time limit as it is written.
+        return entry.text if key == "walltime" and yaml_number(entry) else entry.value
 
     def finding(self, level: str, key: str, found: str, remedy: str = "") -> Finding:
         """Return a finding about a key that is set."""
@@ -100,7 +105,7 @@ class Section:
     def walltime(self) -> float | None:
         """Return the time limit in seconds, None where that cannot be told."""
         try:
-            return QUEUES[self.system].walltime(self.value("walltime"))
+            return _limit(self, self.value("walltime"))
         except (KeyError, ValueError):
             return None
 
@@ -111,28 +116,18 @@ def traps_in(section: Section) -> list[Finding]:
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-RENAMED = {
-    "job-extra": "job-extra-directives",
-    "env-extra": "job-script-prologue",
-    "header-skip": "job-directives-skip",
-    "extra": "worker-extra-args",
-}
-_ACCOUNT = ("slurm", "pbs", "moab")
 _ELSEWHERE = {
     "distributed": "Dask reads `distributed:` at the top level of a file only: move it there",
     "silence-logs": "set the level by `distributed: {logging: {distributed: error}}` instead",
     "n-workers": "say how many jobs there may be: -O jobs=N",
 }
-_LISTS = (
+_LINES = (
     *("job-extra-directives", "job-extra", "job-script-prologue", "env-extra"),
-    *("worker-extra-args", "extra", "job-directives-skip", "header-skip", "job-script-epilogue"),
+    *("worker-extra-args", "extra"),
 )
+_LISTS = (*_LINES, "job-directives-skip", "header-skip", "job-script-epilogue")
 _TEXTS = ("queue", "account", "project", "group", "job-mem", "resource-spec", "shebang", "python")
 _COUNTS = ("cores", "processes", "job-cpu", "ncpus")
-_WRITTEN_IF_EMPTY = (
-    *("local-directory", "account", "project", "queue", "resource-spec", "job-mem", "job-cpu"),
-    *("walltime", "python", "shebang", "worker-command", "death-timeout"),
-)
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _SHORT_DEATH_S = 30.0
@@ -154,17 +149,26 @@ def _walltime(section: Section) -> Iterator[Finding]:
         return
     try:
         seconds = queue.walltime(entry.value)
+        _limit(section, section.value("walltime"))
     except ValueError:
         known = {"slurm": "'1-00:00:00' or '12:00:00'", "lsf": "'12:00'"}.get(section.system)
         yield section.finding(
             "error",
             "walltime",
-            f"{entry.value!r} is no time limit for {section.system}",
+            f"{section.value('walltime')!r} is no time limit for {section.system}",
             f"write it like {known or repr('12:00:00')}",
         )
         return
     if changed := yaml_number(entry):
-        yield from _walltime_that_yaml_changed(section, entry, seconds, changed)
+        apart = "" if seconds == _limit(section, entry.text) else f": {_time(seconds)}"
+        how = " as minutes" if section.system in ("slurm", "lsf") else ""
+        yield section.finding(
+            "warning",
+            "walltime",
+            f"{changed}; daskspace puts that right, but dask-jobqueue by itself has"
+            f" {section.system} read it{how}{apart}",
+            f"put it in quotes: walltime: '{entry.text}'",
+        )
     elif isinstance(entry.value, int) and section.system in ("slurm", "lsf"):
         level = "warning" if entry.value >= 1800 else "note"
         yield section.finding(
@@ -182,25 +186,6 @@ def _walltime(section: Section) -> Iterator[Finding]:
         )
 
 
-def _walltime_that_yaml_changed(
-    section: Section, entry: Entry, seconds: float | None, changed: str
-) -> Iterator[Finding]:
-    try:
-        meant = QUEUES[section.system].walltime(entry.text)
-    except ValueError:
-        meant = None
-    is_the_same = meant == seconds
-    effect = "which means the same here" if is_the_same else f"{_time(seconds)} here"
-    if section.system in ("slurm", "lsf"):
-        effect = f"which {section.system} reads as minutes: {_time(seconds)}"
-    yield section.finding(
-        "warning" if is_the_same else "error",
-        "walltime",
-        f"{changed}, {effect}",
-        f"put it in quotes: walltime: '{entry.text}'",
-    )
-
-
 def _numbers_of_yaml(section: Section) -> Iterator[Finding]:
     for key, entry in section.keys.items():
         if key != "walltime" and (changed := yaml_number(entry)):
@@ -208,9 +193,10 @@ def _numbers_of_yaml(section: Section) -> Iterator[Finding]:
 
 
 def _renamed(section: Section) -> Iterator[Finding]:
-    names = {**RENAMED, **({"project": "account"} if section.system in _ACCOUNT else {})}
-    for old, new in names.items():
-        if old not in section.keys or section.value(old) is None:
+    for old, new in RENAMED.items():
+        if old == "project" and "project" in section.known:
+            continue
+        if old not in section.keys or section.value(old) in (None, "", []):
             continue
         spelled = section.keys[old].path[-1]
         if section.value(new):
@@ -219,16 +205,14 @@ def _renamed(section: Section) -> Iterator[Finding]:
             yield section.finding("error", old, found, f"move what is in it to {new}")
         else:
             remedy = f"rename it: {new}"
-            found = f"{spelled} is now called {new}; still taken, but not for ever"
+            found = f"{spelled} is now called {new}; it is still taken, but not for ever"
             yield section.finding("warning", old, found, remedy)
 
 
 def _unknown(section: Section) -> Iterator[Finding]:
-    names = {*section.known, *RENAMED, "job-scheduling-system"}
-    if section.system in _ACCOUNT:
-        names.add("project")
+    names = {*section.known, *RENAMED, SYSTEM_KEY}
     for key, entry in section.keys.items():
-        if key in names or entry.place == "option":
+        if key in names or canonical(entry.path[:-1]) != canonical(section.name):
             continue
         spelled = entry.path[-1]
         if key in _ELSEWHERE:
@@ -253,18 +237,20 @@ def _kinds(section: Section) -> Iterator[Finding]:
         if key not in section.keys:
             continue
         value = section.value(key)
-        if isinstance(value, str) and value and key != "worker-extra-args":
-            is_a_line = "script" in key or key == "env-extra"
-            cut = "one line for each character" if is_a_line else "one for each character"
+        if isinstance(value, str) and value and key in _LINES:
             yield section.finding(
-                "error", key, f"a text is taken apart, {cut}", f"make it a list: [{value!r}]"
+                "warning",
+                key,
+                "a text; daskspace takes it as a list of lines, dask-jobqueue by itself takes it"
+                " apart into characters",
+                f"make it a list: {value.splitlines()}",
             )
         elif isinstance(value, str) and value:
             yield section.finding(
                 "error",
                 key,
-                "a text is taken apart, one argument for each character",
-                f"make it a list: {value.split()}",
+                "a text is taken apart into characters",
+                f"make it a list: {value.splitlines()}",
             )
         elif isinstance(value, Mapping):
             yield from _set(section, key, value)
@@ -591,15 +577,12 @@ def _empty(section: Section) -> Iterator[Finding]:
     for key, entry in section.keys.items():
         if entry.value != "" or section.system == "loadleveler":
             continue
-        if key in _WRITTEN_IF_EMPTY:
-            yield section.finding(
-                "warning",
-                key,
-                "an empty text, which is written into the job script as a value",
-                "write null, or leave it out",
-            )
-        else:
-            yield section.finding("note", key, "an empty text means that it is not set")
+        yield section.finding(
+            "note",
+            key,
+            "an empty text is taken as not set; dask-jobqueue by itself writes it into the job",
+            "write null, or leave it out",
+        )
 
 
 def _missing(section: Section) -> Iterator[Finding]:
@@ -664,6 +647,10 @@ _TRAPS: tuple[Callable[[Section], Iterator[Finding]], ...] = (
     *(_missing, _walltime, _numbers_of_yaml, _renamed, _unknown, _kinds, _lifetime, _cores),
     *(_nodes, _memory, _lsf, _paths, _variables, _empty, _times, _interface),
 )
+
+
+def _limit(section: Section, value: Any) -> float | None:
+    return QUEUES[section.system].walltime(value)
 
 
 def _bytes(value: Any) -> int | None:
