@@ -28,6 +28,7 @@ from daskspace.backends.options import OWN_OPTIONS
 from daskspace.backends.settings import settings_of, size_of
 from daskspace.clusters.check import (
     Configuration,
+    as_dask_takes,
     defaults_of,
     known_keys,
     mistakes_in,
@@ -36,7 +37,7 @@ from daskspace.clusters.check import (
 from daskspace.clusters.config_files import is_path, shipped_configs, short
 from daskspace.clusters.dialects import Recipe, recognise, sections
 from daskspace.clusters.mpi import mpi_settings
-from daskspace.clusters.section import is_set_up
+from daskspace.clusters.section import RENAMED, is_set_up
 from daskspace.clusters.sources import Entry, Setting, config_files, entries_in, entries_of
 from daskspace.clusters.traps import LEVELS, Finding, Section, traps_in
 from daskspace.errors import ConfigError, DaskspaceError
@@ -124,25 +125,30 @@ def check(
         try:
             recipes.append(_recipe(name, backend, given))
         except ConfigError as error:
-            if config and not is_path(config):
+            if config and not Path(config).expanduser().exists():
                 raise
             findings.append(_refused(error, name or ""))
     clusters = []
     files: dict[Path, None] = {}
     for recipe in recipes or [Recipe("Dask's configuration")]:
         own = [file for file in config_files() if file not in recipe.files]
-        entries = [*_entries(own, findings), *_entries(recipe.files, findings)]
+        of_dask, of_it = _entries(own, findings), _entries(recipe.files, findings)
         variables = entries_in(os.environ)
-        findings += oddities_in([*entries, *variables])
-        findings += mistakes_in(Configuration(_dask_part([*entries, *variables], recipe)))
+        findings += oddities_in([*of_dask, *of_it, *variables])
+        entries = [*as_dask_takes(of_dask), *of_it, *variables]
+        findings += mistakes_in(Configuration(_dask_part(entries, recipe)))
         files |= dict.fromkeys([*own, *recipe.files])
         if recipe in recipes:
-            clusters.append(
-                _look_at(recipe, given, Configuration([*entries, *variables]), findings)
-            )
-    findings = list(dict.fromkeys(findings))
-    findings.sort(key=lambda finding: LEVELS.index(finding.level))
+            clusters.append(_look_at(recipe, given, Configuration(entries), findings))
+    findings = sorted(dict.fromkeys(findings), key=_order)
     return Report(tuple(clusters), tuple(findings), tuple(map(short, files)))
+
+
+def _order(finding: Finding) -> tuple[int, str, int]:
+    """Errors first; then by file, and from its beginning to its end."""
+    file, _, line = finding.place.rpartition(":")
+    level = LEVELS.index(finding.level)
+    return (level, file, int(line)) if line.isdigit() else (level, finding.place, 0)
 
 
 def _all() -> list[str]:
@@ -168,10 +174,10 @@ def _recipe(config: str | None, backend: str | None, options: Mapping[str, Any])
 
 def _refused(error: ConfigError, name: str) -> Finding:
     """Return a finding for what could not be recognised."""
-    place, found = "", str(error)
+    place, found = name, str(error)
     if at := re.match(r"(?P<place>\S+:\d+): (?P<found>.*)", found, re.DOTALL):
         place, found = at["place"], at["found"]
-    return Finding("error", name, place, found)
+    return Finding("error", "", place, found.removeprefix(f"{name} "))
 
 
 def _entries(files: Iterable[Path], findings: list[Finding]) -> list[Entry]:
@@ -229,15 +235,15 @@ def _look_at(
     nothing = Checked(recipe.describe(), recipe.backend, recipe.dialect)
     if recipe.backend is None:
         findings += _elsewhere(recipe)
-        return dataclasses.replace(nothing, settings=_given(recipe.options))
+        return dataclasses.replace(nothing, settings=_given(recipe, given, configuration))
     options, config = dict(recipe.options), dict(recipe.config)
     if recipe.section is not None and recipe.system is not None:
         name = recipe.key.rpartition(".")[2] if recipe.dialect == "jobqueue" else recipe.system
         name = name or recipe.system
-        config[f"jobqueue.{name}"] = dict(recipe.section)
+        config["jobqueue"] = {name: dict(recipe.section)}
         if name != recipe.system:
             options["config_name"] = name
-    with dask.config.set(config):
+    with dask.config.set(_merged(config)):
         try:
             made = create_backend(recipe.backend, **options)
             if isinstance(made, JobQueueBackend):
@@ -246,7 +252,9 @@ def _look_at(
             place = "option" if given else recipe.source
             findings.append(Finding("error", recipe.backend, place, str(error)))
             return nothing
-        return dataclasses.replace(nothing, **_other(made, options, configuration))
+        more, size, numbers = _other(made, options, configuration)
+        settings = (*_given(recipe, given, configuration), *more)
+        return dataclasses.replace(nothing, settings=settings, size=size, numbers=numbers)
 
 
 def _look_at_jobs(
@@ -262,8 +270,10 @@ def _look_at_jobs(
     if not any(finding.level == "error" for finding in found):
         found += _job(backend)
     findings += found
-    listed = [s for s in settings_of(backend, options) if s.name != "config_name"]
-    settings = tuple(_placed(setting, section, recipe, given) for setting in listed)
+    listed = {s.name: s for s in settings_of(backend, options) if s.name != "config_name"}
+    for key, entry in section.keys.items():
+        listed.setdefault(_word(key), Setting(_word(key), entry.value, entry.place))
+    settings = tuple(_placed(setting, section, recipe, given) for setting in listed.values())
     size, numbers = "", None
     with contextlib.suppress(Exception):  # what is wrong is among the findings
         job = size_of(backend)
@@ -286,8 +296,23 @@ def _elsewhere(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
-def _given(options: Mapping[str, Any]) -> tuple[Setting, ...]:
-    return tuple(Setting(name, value, "option") for name, value in options.items())
+def _given(
+    recipe: Recipe, given: Mapping[str, Any], configuration: Configuration
+) -> tuple[Setting, ...]:
+    """Return the options of a recipe, and who has set them."""
+    keywords = configuration.below(_KEYWORDS.get(recipe.dialect, recipe.key))
+    settings = []
+    for name, value in recipe.options.items():
+        entry = keywords.get(name.replace("_", "-"))
+        source = entry.place if entry is not None else recipe.source or "option"
+        settings.append(Setting(name, value, "option" if name in given else source))
+    return tuple(settings)
+
+
+def _merged(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return configuration together with that which it leaves as it is."""
+    now = {key: dask.config.get(key) for key in config if dask.config.get(key, None) is not None}
+    return dict(dask.config.merge(now, config))
 
 
 def _section(
@@ -307,7 +332,8 @@ def _section(
         keys |= {k: e for k, e in configuration.below(home).items() if _word(k) in taken}
     for option in taken.intersection(backend.options) - {"config_name"}:
         key, value = option.replace("_", "-"), backend.options[option]
-        if value is not None and (option in given or key not in keys):
+        is_there = key in keys or any(new == key and old in keys for old, new in RENAMED.items())
+        if value is not None and (option in given or not is_there):
             place = "option" if given or not recipe.source else recipe.source
             keys[key] = Entry((option,), value, place)
     system = f"jobqueue.{backend._system}"
@@ -330,8 +356,13 @@ def _placed(
     setting: Setting, section: Section, recipe: Recipe, given: Mapping[str, Any]
 ) -> Setting:
     """Return a setting with its place in files that Dask does not read by itself."""
-    entry = section.keys.get(setting.name.replace("_", "-"))
-    source = setting.source
+    key = setting.name.replace("_", "-")
+    entry, source = section.keys.get(key), setting.source
+    if entry is None or entry.value in (None, "", []):  # what an older name says counts then
+        olds = [
+            section.keys[old] for old, new in RENAMED.items() if new == key and old in section.keys
+        ]
+        entry = next((old for old in olds if old.value == setting.value), entry)
     if setting.name in given or source == "default of daskspace":
         return setting
     if entry is not None:
@@ -382,9 +413,9 @@ def _contradictions(
 
 def _other(
     backend: DaskBackend, options: Mapping[str, Any], configuration: Configuration
-) -> dict[str, Any]:
-    """Return settings and size of a backend that submits no jobs."""
-    settings = list(_given(options))
+) -> tuple[list[Setting], str, Mapping[str, Any] | None]:
+    """Return what else a backend is made from that submits no jobs, and its size."""
+    settings = []
     size, numbers = "", None
     if isinstance(backend, MulticoreBackend):
         size, numbers = _local_size(options)
@@ -394,7 +425,7 @@ def _other(
                 entry = configuration.last(("mpi", key))
                 source = entry.place if entry is not None else "default of daskspace"
                 settings.append(Setting(_word(key), value, source))
-    return {"settings": tuple(settings), "size": size, "numbers": numbers}
+    return settings, size, numbers
 
 
 def _local_size(options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:

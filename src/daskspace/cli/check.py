@@ -83,12 +83,12 @@ def _show(report: Report) -> None:
         for level in _STYLES
         if (number := report.count(level))
     ]
-    if not report.clusters:
+    if not report.clusters and not report.findings:
         out.print(
             "no cluster is configured; give a backend, a section or a file, or see `backends`",
             soft_wrap=True,
         )
-    out.print(", ".join(counts) or "nothing to say against it")
+    out.print(", ".join(counts) or "nothing is wrong")
 
 
 def _show_cluster(cluster: Checked) -> None:
@@ -97,7 +97,7 @@ def _show_cluster(cluster: Checked) -> None:
     rows = [
         {"setting": setting.name, "value": setting.value, "from": setting.source}
         for setting in cluster.settings
-        if setting.value is not None or not setting.source.startswith("default")
+        if setting.value not in (None, "", [], {})
     ]
     if rows:
         print_rows(["setting", "value", "from"], rows)
@@ -108,7 +108,7 @@ def _show_cluster(cluster: Checked) -> None:
 def _show_finding(finding: Finding) -> None:
     out = console()
     out.print(f"{finding.level:7}", style=_STYLES[finding.level], end="  ")
-    place = f"{finding.place}: " if finding.place else ""
-    out.print(f"{place}{finding.key}: {finding.found}", soft_wrap=True)
+    told = filter(None, (finding.place, finding.key, finding.found))
+    out.print(": ".join(told), soft_wrap=True)
     if finding.remedy:
         out.print(f"         do: {finding.remedy}", soft_wrap=True)

@@ -76,6 +76,15 @@ def oddities_in(entries: Iterable[Entry]) -> Iterator[Finding]:
     yield from _hidden(entries)
 
 
+def as_dask_takes(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries of one of Dask's own files that count.
+
+    Of a key that is spelled with a hyphen and with an underscore Dask takes the first.
+    """
+    spelled: dict[Path, Path] = {}
+    return [e for e in entries if spelled.setdefault(canonical(e.path), e.path) == e.path]
+
+
 def mistakes_in(configuration: Configuration) -> Iterator[Finding]:
     """Yield what Dask does not read as it is meant, outside of ``jobqueue``."""
     for look in (_misplaced, _unknown, _environment, _kinds, _thresholds):
@@ -117,8 +126,9 @@ def _spelled_twice(entries: Sequence[Entry]) -> Iterator[Finding]:
         file = _file(entry)
         other = seen.get((file, canonical(entry.path)))
         if other is not None and other.path[-1] != entry.path[-1]:
-            found = f"is the same as {other.path[-1]} in {other.place}; only the last one counts"
-            yield Finding("error", ".".join(entry.path), entry.place, found, "remove one of them")
+            found = f"is the same key as {other.path[-1]} in {other.place}"
+            remedy = "remove one: Dask takes the first of its own files, the last of others"
+            yield Finding("error", ".".join(entry.path), entry.place, found, remedy)
         seen[file, canonical(entry.path)] = entry
 
 

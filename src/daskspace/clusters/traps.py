@@ -160,13 +160,16 @@ def _walltime(section: Section) -> Iterator[Finding]:
         )
         return
     if changed := yaml_number(entry):
-        apart = "" if seconds == _limit(section, entry.text) else f": {_time(seconds)}"
-        how = " as minutes" if section.system in ("slurm", "lsf") else ""
+        effect = f"which {section.system} takes for the same time"
+        if seconds != _limit(section, entry.text):
+            effect = (
+                "which daskspace puts right; with dask-jobqueue by itself it would be"
+                f" {_time(seconds)} for {section.system}"
+            )
         yield section.finding(
             "warning",
             "walltime",
-            f"{changed}; daskspace puts that right, but dask-jobqueue by itself has"
-            f" {section.system} read it{how}{apart}",
+            f"{changed}, {effect}",
             f"put it in quotes: walltime: '{entry.text}'",
         )
     elif isinstance(entry.value, int) and section.system in ("slurm", "lsf"):
@@ -198,14 +201,13 @@ def _renamed(section: Section) -> Iterator[Finding]:
             continue
         if old not in section.keys or section.value(old) in (None, "", []):
             continue
-        spelled = section.keys[old].path[-1]
         if section.value(new):
             place = section.keys[new].place if new in section.keys else "a default"
             found = f"is passed over, because {new} is set as well ({place})"
             yield section.finding("error", old, found, f"move what is in it to {new}")
         else:
             remedy = f"rename it: {new}"
-            found = f"{spelled} is now called {new}; it is still taken, but not for ever"
+            found = f"is now called {new}; the old name is still taken, but not for ever"
             yield section.finding("warning", old, found, remedy)
 
 
