@@ -19,6 +19,7 @@ from daskspace.backends.base import LONG_S, Backend
 from daskspace.backends.connection import CLOSE_S, Connection
 from daskspace.backends.options import OWN_OPTIONS, take_options
 from daskspace.backends.stage import Stage
+from daskspace.clusters.own_config import holding
 from daskspace.errors import (
     ConfigError,
     ConsolidateError,
@@ -31,10 +32,13 @@ from daskspace.errors import (
 from daskspace.execution.status import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from distributed import Client, WorkerPlugin
     from distributed.deploy.cluster import Cluster
+
+    from daskspace.clusters.dialects import Recipe
 
 _O = TypeVar("_O")
 
@@ -74,6 +78,10 @@ class DaskBackend(Backend):
     ----------
     options : dict
         Those for the cluster, as given.
+    recipe : Recipe or None
+        What `create_backend` made it from.
+    given : mapping or None
+        What was given to `create_backend`, if another program can give the same again.
 
     Raises
     ------
@@ -82,6 +90,8 @@ class DaskBackend(Backend):
     """
 
     default_isolation: ClassVar[str] = "process"
+    recipe: Recipe | None = None
+    given: Mapping[str, Any] | None = None
 
     def __init__(self, **options: Any) -> None:
         self._resources = contextlib.ExitStack()
@@ -137,6 +147,7 @@ class DaskBackend(Backend):
                 "backend": str(self),
                 "options": {k: repr(v) for k, v in self.options.items()},
                 "isolation": self._run_options.isolation,
+                "given": self.given,
             }
             stage = Stage(operation, facts, self._run_options, self._log)
             undo.callback(stage.revoke)
@@ -144,6 +155,10 @@ class DaskBackend(Backend):
             self._stage, self.current_operation = stage, operation
             self._start_logging()
             self._log(f"staged {operation!r} on {connection}")
+            if self.recipe is not None:
+                self._log(f"backend: {self.recipe.describe()}")
+                for remark in self.recipe.remarks:
+                    self._log(remark)
             for level, remark in stage.remarks:
                 self._log(remark, level)
             undo.pop_all()
@@ -316,7 +331,8 @@ class DaskBackend(Backend):
         return self._connection
 
     def _open_connection(self) -> Connection:
-        return Connection(self._open_cluster, self._resources, self._worker_plugins)
+        with holding(self.recipe.config if self.recipe else {}):
+            return Connection(self._open_cluster, self._resources, self._worker_plugins)
 
     def _worker_plugins(self) -> list[WorkerPlugin]:
         """Return the plugins that the workers of the cluster get."""

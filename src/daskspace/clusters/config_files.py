@@ -137,10 +137,9 @@ def is_path(text: str) -> bool:
 
 
 def short(path: Path) -> str:
-    """Return a path for people: from the working directory, or from home."""
-    for base, shown in ((Path.cwd, ""), (Path.home, "~")):
-        with contextlib.suppress(ValueError, RuntimeError, OSError):
-            return str(Path(shown, path.absolute().relative_to(base())))
+    """Return a path for people."""
+    with contextlib.suppress(ValueError, RuntimeError):
+        return str(Path("~", path.relative_to(Path.home())))
     return str(path)
 
 

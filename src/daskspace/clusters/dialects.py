@@ -76,6 +76,8 @@ class Recipe:
         The batch system, by the name of its section in dask-jobqueue.
     section : mapping, optional
         The whole section that dask-jobqueue is to read; None if it is to read that of `system`.
+    section_key : str
+        Where that is in the configuration, such as ``jobqueue.casper``.
     remarks : tuple of str
         What was put right, or passed over.
     files : tuple of Path
@@ -104,6 +106,7 @@ class Recipe:
     config: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
     section: Mapping[str, Any] | None = None
+    section_key: str = ""
     remarks: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     address: str | None = None
@@ -186,24 +189,22 @@ class _About:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The given configuration as it counts: over Dask's files, under the environment."""
+        """The given configuration as it counts: the environment counts more."""
         if not self.values:
             return {}
         variables = {k: v for k, v in os.environ.items() if k != "DASK_INTERNAL_INHERIT_CONFIG"}
-        merged = dask.config.merge(
-            dask.config.config, self.values, dask.config.collect_env(variables)
-        )
-        return {key: value for key, value in merged.items() if _has(self.values, key)}
+        merged = dask.config.merge(self.values, dask.config.collect_env(variables))
+        return _alike(merged, self.values)
 
     def jobqueue(self) -> Mapping[str, Any]:
         """Return all sections for job queues, as they count."""
-        found = self.config.get("jobqueue") or dask.config.get("jobqueue", None) or {}
-        if not isinstance(found, Mapping):
-            raise ConfigError(f"jobqueue must hold sections, not {found!r}; see {self.place}")
-        return found
+        given = _keys(self.config.get("jobqueue"), "jobqueue", self)
+        live = _keys(dask.config.get("jobqueue", None), "jobqueue", self)
+        return dask.config.merge(live, given)
 
     def recipe(self, dialect: str, **more: Any) -> Recipe:
-        config = {k: v for k, v in self.config.items() if k not in ("jobqueue", "labextension")}
+        apart = ("jobqueue", "labextension") if more.get("backend") else ()
+        config = {k: v for k, v in self.config.items() if k not in apart}
         more.setdefault("source", self.place)
         more["config"] = dask.config.merge(config, more.get("config", {}))
         return Recipe(dialect, files=self.contents.files, **more)
@@ -327,6 +328,7 @@ def _of_section(about: _About, name: str, system: str | None = None) -> Recipe:
         backend=BACKEND_OF[system],
         system=system,
         section=None if unchanged else full,
+        section_key=key,
         remarks=remarks,
     )
 
@@ -408,6 +410,7 @@ def _of_keywords(
         backend=BACKEND_OF[system],
         system=system,
         section=base.section,
+        section_key=base.section_key,
         options=options,
         remarks=(*base.remarks, *remarks),
         **more,
@@ -668,6 +671,7 @@ def _ncar(about: _About, wanted: str | None) -> Recipe | None:
         backend=BACKEND_OF[system],
         system=system,
         section=filled(right, system),
+        section_key=key,
         remarks=remarks,
     )
 
@@ -753,6 +757,16 @@ def _name_of(given: Any) -> str:
     if given is None or isinstance(given, str):
         return given or ""
     return f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', repr(given))}"
+
+
+def _alike(values: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values whose keys are in `like` as well."""
+    found = {}
+    for key, model in like.items():
+        value = values[key]
+        both = isinstance(value, Mapping) and isinstance(model, Mapping)
+        found[key] = _alike(value, model) if both else value
+    return found
 
 
 def _has(values: Mapping[str, Any], key: str) -> bool:

@@ -161,10 +161,13 @@ def put_right(
     for key, value in keys.items():
         name = hyphened(key)
         if isinstance(value, str) and not value and system != "loadleveler":
-            remarks.append(f"{key} is empty, which is taken as not set")
+            remarks.append(f"{key}: empty, taken as not set")
             continue
         if name == "walltime" and isinstance(value, int) and _TIME.fullmatch(spelled(key)):
-            remarks.append(f"{key}: YAML takes {spelled(key)} for the number {value}; put right")
+            remarks.append(
+                f"{key}: YAML takes {spelled(key)} for the number {value}; put right,"
+                " but do put it in quotes"
+            )
             value = spelled(key)
         right[name] = value
     for old, new in RENAMED.items():
@@ -174,18 +177,18 @@ def put_right(
         if value is None or value == []:
             continue
         if right.get(new):
-            remarks.append(f"{old} is passed over, for {new} is set as well")
+            remarks.append(f"{old}: passed over, for {new} is set as well")
         else:
             right[new] = value
-            remarks.append(f"{old} is called {new} today; put right")
+            remarks.append(f"{old}: called {new} today; put right")
     for name in ("job-extra-directives", "worker-extra-args", "job-script-prologue"):
         value = right.get(name)
         if isinstance(value, Mapping | set) and _is_set(value):
             right[name] = [str(entry) for entry in value]
-            remarks.append(f"{name} is a set, {{...}}, in YAML; taken as a list")
+            remarks.append(f"{name}: a set, {{...}}, in YAML; taken as a list")
         elif isinstance(value, str):
             right[name] = value.splitlines()
-            remarks.append(f"{name} is a text; taken as a list of lines")
+            remarks.append(f"{name}: a text; taken as a list of lines")
     return right, tuple(remarks)
 
 

@@ -160,9 +160,10 @@ def source_of(key: str, files: Sequence[Path] = ()) -> Source:
     return last
 
 
-def keys_set(section: str) -> list[str]:
+def keys_set(section: str, files: Sequence[Path] = ()) -> list[str]:
     """Return the keys that files and environment variables give a section."""
-    found = dask.config.get(section, None, config=dask.config.collect())
+    config = dask.config.merge(dask.config.collect(), *(read_config(path) for path in files))
+    found = dask.config.get(section, None, config=config)
     return [str(key) for key in found] if isinstance(found, dict) else []
 
 
