@@ -18,9 +18,8 @@ from dask.system import CPU_COUNT
 from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 
-from daskspace.backends import create_backend
+from daskspace.backends.choice import make_backend, recipe_for
 from daskspace.backends.dask_backend import DaskBackend
-from daskspace.backends.installed import entry_points
 from daskspace.backends.jobqueue import JobQueueBackend
 from daskspace.backends.mpi import MpiBackend
 from daskspace.backends.multicore import MulticoreBackend
@@ -34,12 +33,20 @@ from daskspace.clusters.check import (
     mistakes_in,
     oddities_in,
 )
-from daskspace.clusters.config_files import is_path, shipped_configs, short
-from daskspace.clusters.dialects import Recipe, recognise, sections
+from daskspace.clusters.config_files import is_path, read_configs, shipped_configs, short
+from daskspace.clusters.dialects import Recipe, sections
 from daskspace.clusters.mpi import mpi_settings
-from daskspace.clusters.section import RENAMED, is_set_up
-from daskspace.clusters.sources import Entry, Setting, config_files, entries_in, entries_of
-from daskspace.clusters.traps import LEVELS, Finding, Section, traps_in
+from daskspace.clusters.own_config import holding
+from daskspace.clusters.section import RENAMED, hyphened, is_set_up
+from daskspace.clusters.sources import (
+    Entry,
+    Setting,
+    config_files,
+    entries_in,
+    entries_of,
+    source_of,
+)
+from daskspace.clusters.traps import ELSEWHERE, LEVELS, Finding, Section, traps_in
 from daskspace.errors import ConfigError, DaskspaceError
 from daskspace.execution.node import interfaces
 
@@ -119,18 +126,22 @@ def check(
         There is nothing that `config` could mean.
     """
     given = dict(options or {})
-    recipes: list[Recipe] = []
+    recipes: list[tuple[Recipe, _Call | None]] = []
     findings: list[Finding] = []
     for name in [config] if config or backend else _all():
+        call = _call(name, backend, given)
         try:
-            recipes.append(_recipe(name, backend, given))
+            recipes.append((recipe_for(*call), call))
         except ConfigError as error:
-            if config and not Path(config).expanduser().exists():
+            if plain := _without_cluster(config):
+                recipes.append((plain, None))
+            elif config and not Path(config).expanduser().exists():
                 raise
-            findings.append(_refused(error, name or ""))
+            else:
+                findings.append(_refused(error, name or ""))
     clusters = []
     files: dict[Path, None] = {}
-    for recipe in recipes or [Recipe("Dask's configuration")]:
+    for recipe, made_by in recipes or [(Recipe("Dask's configuration"), None)]:
         own = [file for file in config_files() if file not in recipe.files]
         of_dask, of_it = _entries(own, findings), _entries(recipe.files, findings)
         variables = entries_in(os.environ)
@@ -138,8 +149,8 @@ def check(
         entries = [*as_dask_takes(of_dask), *of_it, *variables]
         findings += mistakes_in(Configuration(_dask_part(entries, recipe)))
         files |= dict.fromkeys([*own, *recipe.files])
-        if recipe in recipes:
-            clusters.append(_look_at(recipe, given, Configuration(entries), findings))
+        if made_by is not None:
+            clusters.append(_look_at(recipe, made_by, Configuration(entries), findings))
     findings = sorted(dict.fromkeys(findings), key=_order)
     return Report(tuple(clusters), tuple(findings), tuple(map(short, files)))
 
@@ -164,12 +175,25 @@ def _all() -> list[str]:
     return found
 
 
-def _recipe(config: str | None, backend: str | None, options: Mapping[str, Any]) -> Recipe:
+_Call = tuple[Any, Any, Mapping[str, Any]]
+"""The arguments by which a backend is made."""
+
+
+def _call(config: str | None, backend: str | None, options: Mapping[str, Any]) -> _Call:
     if not backend:
-        return recognise(config, options=options, other_names=entry_points)
+        return config, None, options
     if config is None or is_path(config) or config in shipped_configs():
-        return recognise(backend, config, options, entry_points)
-    return recognise(config, options={"system": backend, **options}, other_names=entry_points)
+        return backend, config, options
+    return config, None, {"system": backend, **options}
+
+
+def _without_cluster(config: str | None) -> Recipe | None:
+    """Return a recipe for a file that has Dask's configuration, but no cluster in it."""
+    with contextlib.suppress(ConfigError):
+        contents = read_configs(config)
+        if contents.values and known_keys("").issuperset(map(hyphened, contents.values)):
+            return Recipe("Dask configuration", files=contents.files, source=contents.place)
+    return None
 
 
 def _refused(error: ConfigError, name: str) -> Finding:
@@ -202,7 +226,7 @@ _KEYWORDS = {
     "labextension": "labextension.factory.kwargs",
 }
 """Where dialects have the keywords of the cluster class; others have them below their key."""
-_TOLD = re.compile(r"put right$|taken as|is set as well$|passed over, for")
+_TOLD = re.compile(r"put right|taken as|passed over, for")
 
 
 def _dask_part(entries: Sequence[Entry], recipe: Recipe) -> list[Entry]:
@@ -223,57 +247,51 @@ def _dask_part(entries: Sequence[Entry], recipe: Recipe) -> list[Entry]:
 
 
 def _look_at(
-    recipe: Recipe,
-    given: Mapping[str, Any],
-    configuration: Configuration,
-    findings: list[Finding],
+    recipe: Recipe, call: _Call, configuration: Configuration, findings: list[Finding]
 ) -> Checked:
     """Return what a cluster is like; what is wrong with it is added to the findings."""
     for remark in recipe.remarks:
         if not _TOLD.search(remark):
             findings.append(Finding("note", recipe.key, recipe.source, remark))
+    given = call[2]
+    settings = _given(recipe, given, configuration)
     nothing = Checked(recipe.describe(), recipe.backend, recipe.dialect)
     if recipe.backend is None:
         findings += _elsewhere(recipe)
-        return dataclasses.replace(nothing, settings=_given(recipe, given, configuration))
-    options, config = dict(recipe.options), dict(recipe.config)
-    if recipe.section is not None and recipe.system is not None:
-        name = recipe.key.rpartition(".")[2] if recipe.dialect == "jobqueue" else recipe.system
-        name = name or recipe.system
-        config["jobqueue"] = {name: dict(recipe.section)}
-        if name != recipe.system:
-            options["config_name"] = name
-    with dask.config.set(_merged(config)):
+        return dataclasses.replace(nothing, settings=settings)
+    with holding(recipe.config):
         try:
-            made = create_backend(recipe.backend, **options)
+            made = make_backend(*call)
             if isinstance(made, JobQueueBackend):
-                return _look_at_jobs(made, recipe, options, given, configuration, findings)
+                return _look_at_jobs(made, recipe, given, configuration, findings)
         except DaskspaceError as error:
             place = "option" if given else recipe.source
-            findings.append(Finding("error", recipe.backend, place, str(error)))
+            remedy = ELSEWHERE["n-workers"] if "n_workers" in given else ""
+            findings.append(Finding("error", recipe.backend, place, str(error), remedy))
             return nothing
-        more, size, numbers = _other(made, options, configuration)
-        settings = (*_given(recipe, given, configuration), *more)
-        return dataclasses.replace(nothing, settings=settings, size=size, numbers=numbers)
+        more, size, numbers = _other(made, given, configuration)
+    settings = (*settings, *more)
+    return dataclasses.replace(nothing, settings=settings, size=size, numbers=numbers)
 
 
 def _look_at_jobs(
     backend: JobQueueBackend,
     recipe: Recipe,
-    options: Mapping[str, Any],
     given: Mapping[str, Any],
     configuration: Configuration,
     findings: list[Finding],
 ) -> Checked:
     section = _section(backend, recipe, given, configuration)
-    found = [*traps_in(section), *_contradictions(backend, options, recipe.source)]
+    found = [*traps_in(section), *_contradictions(backend, given, recipe)]
     if not any(finding.level == "error" for finding in found):
         found += _job(backend)
     findings += found
-    listed = {s.name: s for s in settings_of(backend, options) if s.name != "config_name"}
+    listed = {s.name: s for s in settings_of(backend, given) if s.name != "config_name"}
     for key, entry in section.keys.items():
+        if key in RENAMED and not (key == "project" and key in section.known):
+            continue  # its new name is listed
         listed.setdefault(_word(key), Setting(_word(key), entry.value, entry.place))
-    settings = tuple(_placed(setting, section, recipe, given) for setting in listed.values())
+    settings = tuple(_placed(setting, section, given) for setting in listed.values())
     size, numbers = "", None
     with contextlib.suppress(Exception):  # what is wrong is among the findings
         job = size_of(backend)
@@ -303,16 +321,10 @@ def _given(
     keywords = configuration.below(_KEYWORDS.get(recipe.dialect, recipe.key))
     settings = []
     for name, value in recipe.options.items():
-        entry = keywords.get(name.replace("_", "-"))
+        entry = keywords.get(hyphened(name))
         source = entry.place if entry is not None else recipe.source or "option"
         settings.append(Setting(name, value, "option" if name in given else source))
     return tuple(settings)
-
-
-def _merged(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return configuration together with that which it leaves as it is."""
-    now = {key: dask.config.get(key) for key in config if dask.config.get(key, None) is not None}
-    return dict(dask.config.merge(now, config))
 
 
 def _section(
@@ -322,16 +334,14 @@ def _section(
     configuration: Configuration,
 ) -> Section:
     """Return the settings of a job: those of its section, then keywords, then options."""
-    name = f"jobqueue.{backend._section}"
-    if recipe.dialect == "ncar-jobqueue":
-        name = recipe.key
+    name = backend.section_key
     keys = configuration.below(name)
     home = _KEYWORDS.get(recipe.dialect, recipe.key)
     taken = backend._option_names()
     if home and home != name:
         keys |= {k: e for k, e in configuration.below(home).items() if _word(k) in taken}
     for option in taken.intersection(backend.options) - {"config_name"}:
-        key, value = option.replace("_", "-"), backend.options[option]
+        key, value = hyphened(option), backend.options[option]
         is_there = key in keys or any(new == key and old in keys for old, new in RENAMED.items())
         if value is not None and (option in given or not is_there):
             place = "option" if given or not recipe.source else recipe.source
@@ -342,7 +352,7 @@ def _section(
         name,
         keys,
         known_keys(system),
-        frozenset(option.replace("_", "-") for option in (*taken, *OWN_OPTIONS)),
+        frozenset(map(hyphened, (*taken, *OWN_OPTIONS))),
         defaults_of(system),
         interfaces(),
     )
@@ -352,24 +362,18 @@ def _word(key: str) -> str:
     return key.replace("-", "_")
 
 
-def _placed(
-    setting: Setting, section: Section, recipe: Recipe, given: Mapping[str, Any]
-) -> Setting:
+def _placed(setting: Setting, section: Section, given: Mapping[str, Any]) -> Setting:
     """Return a setting with its place in files that Dask does not read by itself."""
-    key = setting.name.replace("_", "-")
+    key = hyphened(setting.name)
     entry, source = section.keys.get(key), setting.source
     if entry is None or entry.value in (None, "", []):  # what an older name says counts then
         olds = [
             section.keys[old] for old, new in RENAMED.items() if new == key and old in section.keys
         ]
         entry = next((old for old in olds if old.value == setting.value), entry)
-    if setting.name in given or source == "default of daskspace":
+    if entry is None or setting.name in given or source == "default of daskspace":
         return setting
-    if entry is not None:
-        source = entry.place
-    elif source == "option":
-        source = recipe.source or source
-    return dataclasses.replace(setting, source=source, remark="")
+    return dataclasses.replace(setting, source=entry.place, remark="")
 
 
 def _job(backend: JobQueueBackend) -> Iterator[Finding]:
@@ -380,33 +384,34 @@ def _job(backend: JobQueueBackend) -> Iterator[Finding]:
             backend.job_script()
         except Exception as error:
             found = " ".join(str(error).split()) or type(error).__name__
-            yield Finding("error", "job script", f"jobqueue.{backend._section}", found)
+            yield Finding("error", "job script", backend.section_key, found)
 
 
 def _contradictions(
-    backend: JobQueueBackend, options: Mapping[str, Any], source: str
+    backend: JobQueueBackend, given: Mapping[str, Any], recipe: Recipe
 ) -> Iterator[Finding]:
     """Yield options that exclude each other, or the configuration."""
-    place = source or "option"
+    place = recipe.source or "option"
     try:
         backend._check_walltime()
     except ConfigError as error:
-        text = str(error)
-        if "process_timeout" in text:  # what is wrong with walltime itself is told elsewhere
-            found, _, remedy = text.partition(": ")
-            yield Finding("error", "process_timeout", place, found, remedy)
+        if "process_timeout" in str(error):  # what is wrong with walltime itself is told elsewhere
+            where = source_of("daskspace.process-timeout", recipe.files).place
+            where = "option" if "process_timeout" in given else where or place
+            found, _, remedy = str(error).partition(": ")
+            yield Finding("error", "process_timeout", where, found, remedy)
     if backend._is_insecure:
         found = "TLS is off: whoever reaches the scheduler can run code as you"
         yield Finding("note", "insecure", place, found, "leave insecure out")
-    adapt = options.get("adapt")
+    adapt = backend._own["adapt"]
     if isinstance(adapt, Mapping):
         for kind in ("", "_jobs", "_cores"):
             least, most = adapt.get(f"minimum{kind}"), adapt.get(f"maximum{kind}")
             if isinstance(least, int) and isinstance(most, int) and least > most:
                 found = f"minimum{kind} {least} is above maximum{kind} {most}"
                 yield Finding("error", "adapt", place, found, "exchange them")
-        jobs, least = options.get("jobs", 1), adapt.get("minimum_jobs")
-        if isinstance(least, int) and isinstance(jobs, int) and least > jobs:
+        least, jobs = adapt.get("minimum_jobs"), adapt.get("maximum_jobs", backend._most)
+        if isinstance(least, int) and "maximum_jobs" not in adapt and least > jobs:
             found = f"minimum_jobs {least} is above jobs {jobs}"
             yield Finding("error", "adapt", place, found, f"raise jobs to {least}")
 

@@ -83,9 +83,9 @@ def _show(report: Report) -> None:
         for level in _STYLES
         if (number := report.count(level))
     ]
-    if not report.clusters and not report.findings:
+    if not report.clusters and not report.count("error"):
         out.print(
-            "no cluster is configured; give a backend, a section or a file, or see `backends`",
+            "no cluster is configured: give a backend (see `backends`), a section or a file",
             soft_wrap=True,
         )
     out.print(", ".join(counts) or "nothing is wrong")

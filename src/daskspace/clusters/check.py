@@ -20,7 +20,7 @@ Path = tuple[str, ...]
 
 _OTHERS = frozenset(
     (
-        *("jobqueue", "mpi", "daskspace", "yarn", "kubernetes", "gateway", "cloudprovider"),
+        *("jobqueue", "yarn", "kubernetes", "gateway", "cloudprovider"),
         *("labextension", "ctl", "coiled", "saturn", "cuda", "logging", "logging-file-config"),
         *("scheduler", "scheduler-address", "num-workers", "pool", "callbacks", "multiprocessing"),
     )
@@ -92,13 +92,13 @@ def mistakes_in(configuration: Configuration) -> Iterator[Finding]:
 
 
 def known_keys(section: str) -> frozenset[str]:
-    """Return the keys that a section has by default, with hyphens."""
+    """Return the keys that a section has by default, with hyphens; empty: the top level."""
     return frozenset(defaults_of(section))
 
 
 def defaults_of(section: str) -> dict[str, Any]:
     """Return the defaults of a section, with hyphens."""
-    return _defaults(canonical(section), len(dask.config.defaults))
+    return _defaults(canonical(section) if section else (), len(dask.config.defaults))
 
 
 @functools.lru_cache
@@ -184,7 +184,7 @@ def _unknown(configuration: Configuration) -> Iterator[Finding]:
     done: set[Path] = set()
     for entry in configuration.entries:
         path = canonical(entry.path)
-        if path in done or len(path) < 2 or path[0] in _OTHERS - {"mpi"}:
+        if path in done or len(path) < 2 or path[0] in _OTHERS:
             continue
         known = _known_below(path[:-1])
         if not known or path[-1] in known or path[:2] == ("distributed", "logging"):
@@ -284,7 +284,7 @@ def _file(entry: Entry) -> str:
 @functools.cache
 def _schemas() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for package in ("dask", "distributed"):
+    for package in ("dask", "distributed", "daskspace"):
         try:
             text = importlib.resources.files(package).joinpath(f"{package}-schema.yaml").read_text()
             found.update(yaml.safe_load(text)["properties"])

@@ -116,7 +116,7 @@ def traps_in(section: Section) -> list[Finding]:
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-_ELSEWHERE = {
+ELSEWHERE = {
     "distributed": "Dask reads `distributed:` at the top level of a file only: move it there",
     "silence-logs": "set the level by `distributed: {logging: {distributed: error}}` instead",
     "n-workers": "say how many jobs there may be: -O jobs=N",
@@ -217,8 +217,8 @@ def _unknown(section: Section) -> Iterator[Finding]:
         if key in names or canonical(entry.path[:-1]) != canonical(section.name):
             continue
         spelled = entry.path[-1]
-        if key in _ELSEWHERE:
-            yield section.finding("warning", key, "nothing reads it here", _ELSEWHERE[key])
+        if key in ELSEWHERE:
+            yield section.finding("warning", key, "nothing reads it here", ELSEWHERE[key])
         elif key in section.arguments:
             yield section.finding(
                 "warning",
