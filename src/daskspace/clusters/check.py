@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask.config
+import distributed  # noqa: F401 - its defaults are known then
 import yaml
 
-from daskspace.clusters.section import RENAMED
+from daskspace.clusters.section import RENAMED, defaults
 from daskspace.clusters.sources import Entry, canonical
 from daskspace.clusters.traps import Finding, yaml_number
 from daskspace.errors import did_you_mean
@@ -20,7 +21,7 @@ Path = tuple[str, ...]
 
 _OTHERS = frozenset(
     (
-        *("jobqueue", "yarn", "kubernetes", "gateway", "cloudprovider"),
+        *("jobqueue", "mpi", "yarn", "kubernetes", "gateway", "cloudprovider"),
         *("labextension", "ctl", "coiled", "saturn", "cuda", "logging", "logging-file-config"),
         *("scheduler", "scheduler-address", "num-workers", "pool", "callbacks", "multiprocessing"),
     )
@@ -102,8 +103,15 @@ def defaults_of(section: str) -> dict[str, Any]:
 
 
 @functools.lru_cache
+def _all_defaults(count: int) -> Mapping[str, Any]:
+    """Return the defaults of all packages; `count` changes when one more has registered its own."""
+    found: Mapping[str, Any] = dask.config.merge(*dask.config.defaults, {"jobqueue": defaults()})
+    return found
+
+
+@functools.lru_cache
 def _defaults(path: Path, count: int) -> dict[str, Any]:
-    found: Any = dask.config.merge(*dask.config.defaults)
+    found: Any = _all_defaults(count)
     for name in path:
         found = {canonical(str(k))[0]: v for k, v in found.items()}.get(name)
         if not isinstance(found, Mapping):
@@ -146,7 +154,7 @@ def _hidden(entries: Sequence[Entry]) -> Iterator[Finding]:
 
 def _misplaced(configuration: Configuration) -> Iterator[Finding]:
     """Yield top-level keys that nothing reads."""
-    distributed, dask_keys = _known_below(("distributed",)), _known_below(())
+    in_distributed, dask_keys = _known_below(("distributed",)), _known_below(())
     known = {*dask_keys, *_OTHERS}
     for name, entry in configuration.below(()).items():
         if not entry.place or entry.place.startswith("environment"):
@@ -159,7 +167,7 @@ def _misplaced(configuration: Configuration) -> Iterator[Finding]:
             found = "is read as long as nothing sets distributed.logging"
             yield Finding("note", spelled, entry.place, found, "move it below distributed:")
         elif (
-            name in distributed
+            name in in_distributed
             and isinstance(entry.value, Mapping)
             and (name not in dask_keys or strays)
         ):
@@ -184,7 +192,7 @@ def _unknown(configuration: Configuration) -> Iterator[Finding]:
     done: set[Path] = set()
     for entry in configuration.entries:
         path = canonical(entry.path)
-        if path in done or len(path) < 2 or path[0] in _OTHERS:
+        if path in done or len(path) < 2 or path[0] == "jobqueue":
             continue
         known = _known_below(path[:-1])
         if not known or path[-1] in known or path[:2] == ("distributed", "logging"):
@@ -245,11 +253,11 @@ def _kinds(configuration: Configuration) -> Iterator[Finding]:
 
 
 def _thresholds(configuration: Configuration) -> Iterator[Finding]:
-    defaults = defaults_of(".".join(_MEMORY))
+    standard = defaults_of(".".join(_MEMORY))
     before: tuple[str, float] | None = None
     for name in _THRESHOLDS:
         entry = configuration.last((*_MEMORY, name))
-        value = entry.value if entry is not None else defaults.get(name)
+        value = entry.value if entry is not None else standard.get(name)
         key = f"{'.'.join(_MEMORY)}.{name}"
         if value is False or value is None:
             continue
@@ -304,9 +312,9 @@ def _schema_of(path: Path) -> Mapping[str, Any]:
 
 def _known_below(path: Path) -> set[str]:
     """Return the names that a section is known to have; empty where it may have any."""
-    defaults = _defaults(path, len(dask.config.defaults))
+    known = _defaults(path, len(dask.config.defaults))
     schema = _schema_of(path).get("properties") if path else _schemas()["properties"]
-    return {*defaults, *(canonical(str(key))[0] for key in schema or ())}
+    return {*known, *(canonical(str(key))[0] for key in schema or ())}
 
 
 def _all_paths() -> Iterator[Path]:
@@ -317,7 +325,7 @@ def _all_paths() -> Iterator[Path]:
             if isinstance(value, Mapping):
                 yield from walk(value, below)
 
-    yield from walk(dask.config.merge(*dask.config.defaults), ())
+    yield from walk(_all_defaults(len(dask.config.defaults)), ())
     systems = known_keys("jobqueue")
     yield from (("jobqueue", system, old) for system in systems for old in RENAMED)
 

@@ -220,7 +220,7 @@ def _collect(
         text = str(value.value) if is_plain else ""
         where = f"{place}:{line}"
         found += [Entry((*path, name), content, where, text, seen.get(name, "")), *below]
-        if key.start_mark.index > node.start_mark.index or not path:  # else it is merged in
+        if key.start_mark.index >= node.start_mark.index:  # else it is merged in
             seen[name] = where
     return found
 
