@@ -423,7 +423,7 @@ def _duration(value: Any, name: str) -> float:
     except (TypeError, ValueError, KeyError):
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"{name} must be seconds, such as 30 or '1 min', not {value!r}")
+        raise ConfigError(f"{name} must be seconds, such as 30 or '1 minute', not {value!r}")
     return seconds
 
 

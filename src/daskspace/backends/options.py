@@ -109,7 +109,7 @@ def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
         asked["max_failures"] = 1
     chosen = {name: configured(name) if v is None else v for name, v in asked.items()}
     given = {name: value for name, value in chosen.items() if value is not None}
-    timeout = _taken(given, "process_timeout", _seconds, "seconds, such as 60 or '10 min'")
+    timeout = _taken(given, "process_timeout", _seconds, "seconds, such as 60 or '10 minutes'")
     memory = _taken(given, "process_memory", _bytes, "bytes, such as '2 GB'")
     limited = [name for name in ("process_timeout", "process_memory") if name in given]
     isolation = given.get("isolation", "process" if limited else default_isolation)

@@ -31,6 +31,23 @@ def _rows() -> Iterator[dict[str, str]]:
         for package, point in offers.items():
             taken = "not usable: the name is daskspace's own" if name in BACKENDS else ""
             yield _row(name, point.value, package, taken)
+    yield from _configured()
+
+
+def _configured() -> Iterator[dict[str, str]]:
+    """Yield what can be given as a backend beside names: sections and shipped configurations."""
+    from daskspace.backends.choice import recipe_for
+    from daskspace.clusters.config_files import shipped_configs
+    from daskspace.clusters.dialects import sections
+
+    given = {f"jobqueue.{name}": "your Dask configuration" for name in sections()}
+    given.update(dict.fromkeys(shipped_configs(), "daskspace's configurations"))
+    for name, home in given.items():
+        try:
+            what = recipe_for(name).describe()
+        except ConfigError as error:
+            what = f"not usable: {error}"
+        yield {"name": name, "class": "", "package": home, "what": what}
 
 
 def _row(name: str, home: str, package: str, what: str = "") -> dict[str, str]:
