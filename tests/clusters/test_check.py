@@ -170,7 +170,7 @@ AT_LARGE = [
         *("distributed.worker.memory.targt", "did you mean 'target'"),
     ),
     (
-        *("distributed:\n  worker:\n    memory: {target: 0.9, pause: 0.8}", "error", 3),
+        *("distributed:\n  worker:\n    memory: {target: 0.9, pause: 0.8}", "warning", 3),
         *("distributed.worker.memory.spill", "spill 0.7 is below target 0.9"),
     ),
     (

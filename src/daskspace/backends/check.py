@@ -139,6 +139,8 @@ def check(
                 raise
             else:
                 findings.append(_refused(error, name or ""))
+        except Exception as error:  # whatever is in it, it is what is looked at
+            findings.append(Finding("error", "", name or "", _broken(error)))
     clusters = []
     files: dict[Path, None] = {}
     for recipe, made_by in recipes or [(Recipe("Dask's configuration"), None)]:
@@ -194,6 +196,11 @@ def _without_cluster(config: str | None) -> Recipe | None:
         if contents.values and known_keys("").issuperset(map(hyphened, contents.values)):
             return Recipe("Dask configuration", files=contents.files, source=contents.place)
     return None
+
+
+def _broken(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"no backend can be made from it: {type(error).__name__}: {words}"
 
 
 def _refused(error: ConfigError, name: str) -> Finding:
@@ -269,6 +276,9 @@ def _look_at(
             remedy = ELSEWHERE["n-workers"] if "n_workers" in given else ""
             findings.append(Finding("error", recipe.backend, place, str(error), remedy))
             return nothing
+        except Exception as error:
+            findings.append(Finding("error", recipe.backend, recipe.source, _broken(error)))
+            return nothing
         more, size, numbers = _other(made, given, configuration)
     settings = (*settings, *more)
     return dataclasses.replace(nothing, settings=settings, size=size, numbers=numbers)
@@ -286,10 +296,14 @@ def _look_at_jobs(
     if not any(finding.level == "error" for finding in found):
         found += _job(backend)
     findings += found
-    listed = {s.name: s for s in settings_of(backend, given) if s.name != "config_name"}
+    listed: dict[str, Setting] = {}
+    with contextlib.suppress(Exception):  # what is wrong is among the findings
+        listed = {s.name: s for s in settings_of(backend, given) if s.name != "config_name"}
     for key, entry in section.keys.items():
         if key in RENAMED and not (key == "project" and key in section.known):
             continue  # its new name is listed
+        if key == "name" and "job_name" in listed:
+            continue
         listed.setdefault(_word(key), Setting(_word(key), entry.value, entry.place))
     settings = tuple(_placed(setting, section, given) for setting in listed.values())
     size, numbers = "", None
@@ -344,7 +358,14 @@ def _section(
         key, value = hyphened(option), backend.options[option]
         is_there = key in keys or any(new == key and old in keys for old, new in RENAMED.items())
         if value is not None and (option in given or not is_there):
-            place = "option" if given or not recipe.source else recipe.source
+            is_ours = option not in given and option not in recipe.options
+            place = (
+                "default of daskspace"
+                if is_ours
+                else "option"
+                if option in given
+                else recipe.source
+            )
             keys[key] = Entry((option,), value, place)
     system = f"jobqueue.{backend._system}"
     return Section(

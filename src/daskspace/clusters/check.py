@@ -276,7 +276,7 @@ def _thresholds(configuration: Configuration) -> Iterator[Finding]:
             if place:
                 found = f"{name} {value:g} is below {before[0]} {before[1]:g}"
                 remedy = "keep them in order: target, spill, pause, terminate"
-                yield Finding("error", key, place, found, remedy)
+                yield Finding("warning", key, place, found, remedy)
         before = (name, value)
 
 

@@ -318,7 +318,7 @@ def _lifetime(section: Section) -> Iterator[Finding]:
     text = words[words.index("--lifetime") + 1]
     try:
         lifetime = float(parse_timedelta(text))
-    except (ValueError, KeyError, TypeError):
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         yield section.finding("error", key, f"--lifetime {text} is no time", "such as 55m")
         return
     walltime = section.walltime()
@@ -588,28 +588,16 @@ def _empty(section: Section) -> Iterator[Finding]:
 
 
 def _missing(section: Section) -> Iterator[Finding]:
-    if not section.keys:
-        return
-    for key in ("cores", "memory"):
+    entries = section.keys.values()
+    place = next((e.place for e in entries if re.search(r":\d+$", e.place)), section.name)
+    for key, like in (("cores", "cores=4"), ("memory", "memory='8 GB'")):
         if section.value(key) in (None, ""):
-            place = next(iter(section.keys.values())).place
-            yield Finding(
-                "error",
-                key,
-                place,
-                f"not set in {section.name}, and every job needs it",
-                "set it there, or by -O: " + ("cores=4" if key == "cores" else "memory='8 GB'"),
-            )
+            found = f"not set in {section.name}, and every job needs it"
+            yield Finding("error", key, place, found, f"set it there, or by -O {like}")
     lacking = [key for key in section.defaults if key not in section.keys]
-    if section.name != f"jobqueue.{section.system}" and lacking:
-        places = [e.place for e in section.keys.values() if ":" in e.place]
-        place = places[0] if places else next(iter(section.keys.values())).place
-        yield Finding(
-            "note",
-            section.name,
-            place,
-            f"{len(lacking)} keys that it leaves out are those of jobqueue.{section.system}",
-        )
+    if section.name != f"jobqueue.{section.system}" and section.keys and lacking:
+        found = f"{len(lacking)} keys that it leaves out are those of jobqueue.{section.system}"
+        yield Finding("note", section.name, place, found)
 
 
 def _times(section: Section) -> Iterator[Finding]:
@@ -618,7 +606,7 @@ def _times(section: Section) -> Iterator[Finding]:
         return
     try:
         seconds = float(parse_timedelta(value))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         yield section.finding("error", "death-timeout", f"{value!r} is no time", "such as 60")
         return
     if seconds < _SHORT_DEATH_S:
