@@ -4,9 +4,11 @@ import os
 from functools import partial
 from pathlib import Path
 
+from distributed import LocalCluster
 from distributed.deploy.subprocess import SubprocessCluster
 
 from daskspace import DaskBackend, create_backend
+from daskspace.backends.attached import AttachedBackend
 
 from .sites import SITES
 
@@ -16,6 +18,20 @@ class CommandsBackend(DaskBackend):
 
     def _open_cluster(self):
         return SubprocessCluster(**self.options)
+
+
+class GuestBackend(AttachedBackend):
+    """On a cluster that somebody else has started, and ends when nobody needs it any more."""
+
+    def __init__(self):
+        self._theirs = LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        )
+        super().__init__(self._theirs)
+
+    def close(self):
+        super().close()
+        self._theirs.close()
 
 
 def let_tests_be_imported():
@@ -42,6 +58,7 @@ BACKENDS_UNDER_TEST = {
     "mcore": partial(create_backend, "mcore", n_workers=2),
     "mpi": mpi_backend,
     "commands": commands_backend,
+    "attached": GuestBackend,
     "loadl": lambda: SITES["loadl"]().backend(jobs=2),
     "slurm": lambda: SITES["slurm"]().backend(jobs=2),
 }

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,7 @@ import daskspace
 from daskspace.backends.connection import CLOSE_S, Connection
 from daskspace.backends.dask_backend import DaskBackend
 from daskspace.backends.worker import Hosts
+from daskspace.clusters.interrupts import IgnoreInterrupts
 from daskspace.errors import (
     ClusterStartError,
     ConfigError,
@@ -195,7 +197,7 @@ class AttachedBackend(DaskBackend):
 
     @classmethod
     def _option_names(cls) -> frozenset[str]:
-        named = inspect.signature(cls).parameters
+        named = inspect.signature(AttachedBackend).parameters
         return frozenset(named) - {"options"}
 
 
@@ -293,7 +295,8 @@ def _one_target(given: Mapping[str, Any]) -> Any:
         return Path(target)
     if not isinstance(target, Client) and not _is_cluster(target):
         raise ConfigError(f"{target!r} is no client, cluster, address or scheduler file")
-    if getattr(target, "_asynchronous", False):
+    loop = getattr(target, "_loop_runner", None)
+    if getattr(target, "asynchronous", False) or getattr(loop, "_asynchronous", False):
         raise ConfigError(
             f"{target!r} is for asynchronous use, which this is not: give its address, or one made"
             " without asynchronous=True"
@@ -347,6 +350,7 @@ def _connect(target: Any, keywords: Mapping[str, Any], file: Path | None = None)
     except Exception as error:
         with contextlib.suppress(Exception):
             client.close(timeout=CLOSE_S)
+            client._loop_runner.stop()  # which it does itself only where it was connected
         address = target if isinstance(target, str) else target.scheduler_address
         named = f"{address}, from {file}" if file is not None else address
         raise ClusterStartError(f"{named}: {_explain(address, error)}") from error
@@ -393,24 +397,8 @@ def _check_fitness(client: Client, log: Callable[[str, int], None]) -> None:
     if versions is None:
         log(f"its workers did not all answer within {_ANSWER_S:g} s: unchecked", logging.WARNING)
         return
-    ours = versions["client"]["packages"]
-    theirs = {
-        where: found["packages"]
-        for where, found in {"scheduler": versions["scheduler"], **versions["workers"]}.items()
-        if isinstance(found, dict)
-    }
-    _refuse(
-        theirs,
-        lambda packages: _minor(packages["python"]) != _minor(ours["python"]),
-        lambda packages: (
-            f"Python {_minor(packages['python'])}, here it is {_minor(ours['python'])}"
-        ),
-    )
-    for name in ("dask", "distributed"):
-        others = {w: p[name] for w, p in theirs.items() if p.get(name) != ours[name]}
-        if others:
-            found = ", ".join(sorted({str(version) for version in others.values()}))
-            log(f"{_parties(others)} with {name} {found}, here it is {ours[name]}", logging.WARNING)
+    for difference in _differences(versions):
+        log(difference, logging.WARNING)
     ask = _question()
     answers = patiently(lambda: client.run(ask, on_error="ignore"), _ANSWER_S) or {}
     _refuse(
@@ -418,6 +406,26 @@ def _check_fitness(client: Client, log: Callable[[str, int], None]) -> None:
         lambda answer: isinstance(answer, tuple) and answer != ("", daskspace.__version__),
         lambda answer: answer[0] or f"daskspace {answer[1]}, here it is {daskspace.__version__}",
     )
+
+
+def _differences(versions: Mapping[str, Any]) -> list[str]:
+    """Return what may do harm, and raise what does: another Python cannot read our code."""
+    ours = versions["client"]["packages"]
+    answers = {"scheduler": versions["scheduler"], **versions["workers"]}
+    theirs = {who: told["packages"] for who, told in answers.items() if isinstance(told, dict)}
+    here = _minor(ours["python"])
+    _refuse(
+        {who: _minor(packages["python"]) for who, packages in theirs.items()},
+        lambda python: python != here,
+        lambda python: f"Python {python}, here it is {here}",
+    )
+    differences = []
+    for name in ("dask", "distributed"):
+        others = {who: p.get(name) for who, p in theirs.items() if p.get(name) != ours[name]}
+        if others:
+            found = ", ".join(sorted({str(version) for version in others.values()}))
+            differences.append(f"{name} {found} on {_parties(others)}, here it is {ours[name]}")
+    return differences
 
 
 def _question() -> Callable[[], tuple[str, str]]:
@@ -476,13 +484,17 @@ def _is_exposed(address: str) -> bool:
 
 
 class _PassOver:
-    """A signal handler that does nothing, and knows who did before."""
+    """A signal handler that does nothing, and knows which was there before."""
 
     def __init__(self, before: Any) -> None:
         self.before = before
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         pass
+
+
+_surroundings: list[tuple[str, list[str]]] = []
+"""Where this worker was, and where it looked for modules, before processes ran in place."""
 
 
 def _terminal() -> tuple[str, int]:
@@ -493,27 +505,33 @@ def _terminal() -> tuple[str, int]:
 def _prepare(terminal: tuple[str, int], isolates: bool, dask_worker: Worker) -> None:
     """Prepare a worker: its hosts begin to start, and Ctrl-C in our terminal passes it over.
 
-    Where it would not get our Ctrl-C, whoever started it has the say on signals.
+    Where our Ctrl-C does not reach it, signals are for whoever started it to use.
     """
     if isolates:
         Hosts().setup(dask_worker)
-    main = threading.current_thread() is threading.main_thread()
+    elif not _surroundings:
+        _surroundings.append((os.getcwd(), list(sys.path)))
     handler = signal.getsignal(signal.SIGINT)
-    if main and _terminal() == terminal and not _is_ours(dask_worker, handler):
+    ignored = isinstance(handler, _PassOver) or IgnoreInterrupts.name in dask_worker.plugins
+    if _is_main_thread() and _terminal() == terminal and not ignored:
         signal.signal(signal.SIGINT, _PassOver(handler))
 
 
-def _is_ours(worker: Worker, handler: Any) -> bool:
-    ignores = "daskspace-ignore-interrupts" in worker.plugins
-    return ignores or isinstance(handler, _PassOver)
-
-
 def _restore(dask_worker: Worker) -> None:
-    """Undo what `_prepare` did."""
+    """Undo what `_prepare` and processes in place did."""
     Hosts().teardown(dask_worker)
+    while _surroundings:
+        directory, sys.path[:] = _surroundings.pop()
+        with contextlib.suppress(OSError):
+            os.chdir(directory)
     handler = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, _PassOver) and threading.current_thread() is threading.main_thread():
+    if isinstance(handler, _PassOver) and _is_main_thread():
         signal.signal(signal.SIGINT, handler.before)
+
+
+def _is_main_thread() -> bool:
+    """Return whether signal handlers can be set; a worker may be a thread of the client."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _take_leave(client: Client) -> None:

@@ -51,12 +51,10 @@ def _kind_of(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     if recipe.client_kwargs:
         keywords.setdefault("client_kwargs", dict(recipe.client_kwargs))
     made = recipe.cluster_class
-    if isinstance(made, type) and issubclass(made, Backend):
-        return made, keywords
+    found = _imported(made) if isinstance(made, str) else made
+    if isinstance(found, type) and issubclass(found, Backend):
+        return found, keywords
     if made is not None:
-        if isinstance(made, str):  # what its import does to Dask's configuration is to stay
-            with contextlib.suppress(ImportError):
-                importlib.import_module(re.split(r":|\.(?=[^.]*$)", made)[0])
         if recipe.args:
             keywords["args"] = recipe.args
         if recipe.adapt:
@@ -68,6 +66,14 @@ def _kind_of(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
         "scheduler_file": recipe.scheduler_file,
     }
     return AttachedBackend, {**{k: v for k, v in places.items() if v is not None}, **keywords}
+
+
+def _imported(dotted: str) -> Any:
+    """Return a class, if it is there; what its import does to Dask's configuration is to stay."""
+    module, name = re.split(r":|\.(?=[^.]*$)", dotted)[:2]
+    with contextlib.suppress(Exception):  # it is told by who needs it
+        return getattr(importlib.import_module(module), name, None)
+    return None
 
 
 def _names_of_others() -> Iterable[str]:

@@ -226,7 +226,7 @@ def _recognised(given: Any, about: _About, other_names: Callable[[], Iterable[st
     if isinstance(given, Mapping | list | tuple | os.PathLike):
         return _of_contents(about.and_also(given), None)
     if _is_live(given):
-        kind = "live client" if hasattr(given, "scheduler_info") else "live cluster"
+        kind = "live client" if hasattr(given, "submit") else "live cluster"
         return about.recipe(kind, target=given)
     if isinstance(given, type):
         return _of_class(about, "class", given)
@@ -283,6 +283,8 @@ def _of_text(given: str, about: _About, other_names: Callable[[], Iterable[str]]
         if names
     )
     near = did_you_mean(given, dict.fromkeys(everything))
+    if re.fullmatch(r"[\w.-]+:\d+", given):
+        near = f"; did you mean 'tcp://{given}'?"
     raise ConfigError(
         f"unknown backend {given!r}; known are {', '.join([*NAMES, *theirs])}{named}{near}"
     )
@@ -294,7 +296,7 @@ def _of_name(name: str, about: _About) -> Recipe:
     foreign = _foreign(about, None) if about.values else None
     if foreign is not None and foreign.backend == name:
         return foreign
-    if foreign is not None:
+    if foreign is not None and foreign.dialect != "labextension":  # every JupyterLab has one
         raise ConfigError(
             f"{about.place} is for {foreign.describe()}; leave the backend {name} out, or give"
             " another configuration"
@@ -356,27 +358,33 @@ def _of_class(
     **more: Any,
 ) -> Recipe:
     """Return the recipe for a cluster class; where one of our backends fits, it is that."""
+    if not (isinstance(given, str) or callable(given)):
+        raise ConfigError(f"{about.place}: {given!r} is no class")
     name = _name_of(given)
     last, root = re.split(r"[.:]", name)[-1], re.split(r"[.:]", name)[0]
     options = {str(k).replace("-", "_"): v for k, v in (keywords or {}).items()}
     if options.pop("asynchronous", False):
         raise ConfigError(f"{about.place or name}: asynchronous clusters cannot be used")
-    ours = not isinstance(given, type) or given.__module__.split(".")[0] == root
     if dialect == "class" and isinstance(given, str):
         more["key"] = given
-    if ours and root in ("dask_jobqueue", "daskspace") and last in _CLASSES:
+    batch = root in ("dask_jobqueue", "daskspace") and last in _CLASSES
+    local = root in ("dask", "distributed") and last == "LocalCluster"
+    if (batch or local) and more.get("args"):
+        raise ConfigError(f"{about.place}: give the arguments of {name} by their names, as kwargs")
+    if batch:
         return _of_keywords(about, dialect, _CLASSES[last], options, **more)
-    if ours and root in ("dask", "distributed") and last == "LocalCluster":
+    if local:
         return _of_local(about, dialect, options, **more)
-    if ours and root == "daskspace" and last == "MpiCluster":
+    workers = more.pop("workers", None)
+    if root == "daskspace" and last == "MpiCluster":
+        options = {**options, "n_workers": workers} if workers else options
         return about.recipe(dialect, backend="mpi", options=options, **more)
     if isinstance(given, str) and ":" not in given and "." not in given:
         raise ConfigError(
             f"{about.place}: {given!r} is no dotted class, such as distributed.LocalCluster"
         )
-    workers = more.pop("workers", None)
-    if workers is not None:
-        options.setdefault("n_workers", workers)
+    if workers and not more.get("adapt"):  # not every class has a keyword for it
+        more["adapt"] = {"minimum": workers, "maximum": workers}
     return about.recipe(dialect, cluster_class=given, options=options, **more)
 
 
@@ -390,17 +398,18 @@ def _of_keywords(
     section = base.section if base.section is not None else {}
     cores = options.get("cores") or _setting(section, system, "cores")
     workers = options.get("processes") or _setting(section, system, "processes") or cores or 1
-    wanted = options.pop("n_workers", None)
-    wanted = more.pop("workers", None) if wanted is None else wanted
+    workers = _whole(workers, "processes", about)
+    standard = more.pop("workers", None)
+    wanted = options.pop("n_workers", standard)
     jobs = options.get("jobs")
     if wanted:
-        jobs = math.ceil(int(wanted) / int(workers))
+        jobs = math.ceil(_whole(wanted, "n_workers", about) / workers)
         options.setdefault("jobs", jobs)
     if adapt := dict(more.pop("adapt", None) or {}):
         for name in ("minimum", "maximum"):
             if adapt.get(name) is not None:
-                count = adapt.pop(name)
-                adapt.setdefault(f"{name}_jobs", math.ceil(count / int(workers)))
+                count = _whole(adapt.pop(name), name, about)
+                adapt.setdefault(f"{name}_jobs", math.ceil(count / workers))
         options["adapt"] = {key: value for key, value in adapt.items() if value is not None}
         options.setdefault("jobs", adapt.get("maximum_jobs") or jobs or 1)
     if more.get("client_kwargs"):
@@ -431,15 +440,15 @@ def _of_local(about: _About, dialect: str, options: dict[str, Any], **more: Any)
 
 
 def _of_word(
-    about: _About, dialect: str, key: str, word: Any, keywords: Mapping[str, Any]
+    about: _About, dialect: str, key: str, word: Any, keywords: Mapping[str, Any], **more: Any
 ) -> Recipe:
     """Return the recipe for a kind of cluster: a word such as ``pbs``, or a dotted class."""
     name = str(word)
     if "." in name or ":" in name:
-        return _of_class(about, dialect, name, keywords, key=key)
+        return _of_class(about, dialect, name, keywords, key=key, **more)
     if name in _WORDS:
-        return _of_class(about, dialect, _WORDS[name], keywords, key=key)
-    return _of_keywords(about, dialect, system_named(name, about.place), keywords, key=key)
+        return _of_class(about, dialect, _WORDS[name], keywords, key=key, **more)
+    return _of_keywords(about, dialect, system_named(name, about.place), keywords, key=key, **more)
 
 
 # What a file, or a mapping, holds
@@ -457,19 +466,28 @@ def _of_contents(about: _About, wanted: str | None) -> Recipe:
         return foreign
     own = about.values.get("daskspace")
     if isinstance(own, Mapping) and own.get("backend"):
-        return _of_text(str(own["backend"]), about, tuple)
+        return _of_text_in_file(str(own["backend"]), about)
     found = [name for name, keys in _jobqueue_of(about).items() if is_set_up(keys)]
     if found:
         return _of_section(about, _the_one(found, about))
     simple = _of_scheduler(about, about.values, "Dask configuration", "")
     if simple is not None:
         return simple
-    known = did_you_mean("jobqueue", about.values) and "; is a jobqueue section meant?"
+    slip = did_you_mean("jobqueue", about.values) and "; is the section jobqueue meant?"
     raise ConfigError(
         f"{about.place} names no cluster, only {', '.join(map(str, about.values))}: say which"
         f" backend it is for, such as create_backend('mcore', config=...), on the command line"
-        f" -b mcore --config FILE{known}"
+        f" -b mcore --config FILE{slip}"
     )
+
+
+def _of_text_in_file(name: str, about: _About) -> Recipe:
+    known = name in NAMES or name.removeprefix("jobqueue.") in about.jobqueue()
+    if not known and (is_path(name) or name in shipped_configs()):
+        raise ConfigError(
+            f"{about.place}: daskspace.backend must not be another configuration: {name!r}"
+        )
+    return _of_text(name, about, tuple)
 
 
 def _foreign(about: _About, wanted: str | None) -> Recipe | None:
@@ -504,7 +522,7 @@ def _dask_ctl(about: _About, wanted: str | None) -> Recipe | None:
     if spec["version"] != 1:
         raise ConfigError(f"{about.place}: dask-ctl's version {spec['version']!r} is unknown; 1 is")
     name = f"{spec['module']}:{spec['class']}" if spec.get("module") else str(spec["class"])
-    args = tuple(spec.get("args") or ())
+    args = _listed(spec.get("args"), "args", about)
     keywords = _keys(spec.get("kwargs"), "kwargs", about)
     return _of_class(about, "dask-ctl", name, keywords, key="class", args=args)
 
@@ -543,7 +561,7 @@ def _labextension(about: _About, wanted: str | None) -> Recipe | None:
         return None
     module = factory.get("module") or "distributed"
     if is_set_up(about.values.get("jobqueue")) and not str(module).startswith("dask_jobqueue"):
-        return None  # it is what every JupyterLab comes with
+        return None
     standard = _keys(extension.get("default"), "labextension.default", about)
     return _of_class(
         about,
@@ -551,7 +569,7 @@ def _labextension(about: _About, wanted: str | None) -> Recipe | None:
         f"{module}:{factory['class']}",
         _keys(factory.get("kwargs"), "labextension.factory.kwargs", about),
         key="labextension.factory",
-        args=tuple(factory.get("args") or ()),
+        args=_listed(factory.get("args"), "labextension.factory.args", about),
         workers=standard.get("workers"),
         adapt=standard.get("adapt"),
     )
@@ -568,11 +586,11 @@ def _esmvaltool(about: _About, wanted: str | None) -> Recipe | None:
                 f"{about.place}: there is no profile {name!r}; known are"
                 f" {', '.join(map(str, profiles))}{near}"
             )
-        return _profile(about, profiles[name], f"dask.profiles.{name}")
+        return _profile(about, profiles[name], f"dask.profiles.{name}.")
     cluster = about.values.get("cluster")
     client = about.values.get("client")
     if isinstance(cluster, Mapping) and cluster.get("type"):
-        return _profile(about, {"cluster": cluster}, "cluster", _keys(client, "client", about))
+        return _profile(about, {"cluster": cluster}, "", _keys(client, "client", about))
     if isinstance(client, Mapping) and _is_address(client.get("address")):
         rest = {key: value for key, value in client.items() if key != "address"}
         return _of_address(
@@ -582,24 +600,24 @@ def _esmvaltool(about: _About, wanted: str | None) -> Recipe | None:
 
 
 def _profile(
-    about: _About, profile: Any, key: str, client: Mapping[str, Any] | None = None
+    about: _About, profile: Any, before: str, client: Mapping[str, Any] | None = None
 ) -> Recipe:
-    given = dict(_keys(profile, key, about))
+    given = dict(_keys(profile, before.rstrip("."), about))
     cluster = given.pop("cluster", None)
     address = given.pop("scheduler_address", None) or given.pop("scheduler-address", None)
     rest: dict[str, Any] = {}
     dask.config.set(given, config=rest)  # which takes keys with dots apart
     alone = replace(about, contents=replace(about.contents, values={}))
     if address:
-        recipe = _of_address(alone, str(address), "ESMValTool", key=f"{key}.scheduler_address")
+        recipe = _of_address(alone, str(address), "ESMValTool", key=f"{before}scheduler_address")
     elif cluster is None:
-        simple = _of_scheduler(alone, given, "ESMValTool", f"{key}.")
-        recipe = simple or alone.recipe("ESMValTool", backend="serial", key=key)
+        simple = _of_scheduler(alone, given, "ESMValTool", before)
+        recipe = simple or alone.recipe("ESMValTool", backend="serial", key=before.rstrip("."))
     else:
-        keywords = dict(_keys(cluster, f"{key}.cluster", about))
+        keywords = dict(_keys(cluster, f"{before}cluster", about))
         name = keywords.pop("type", None) or "distributed.LocalCluster"
         more = {"client_kwargs": client} if client else {}
-        recipe = _of_class(alone, "ESMValTool", str(name), keywords, key=f"{key}.cluster", **more)
+        recipe = _of_word(alone, "ESMValTool", f"{before}cluster", name, keywords, **more)
     config = dask.config.merge(recipe.config, rest)
     return replace(recipe, config=config, files=about.contents.files)
 
@@ -649,7 +667,7 @@ def _ncar(about: _About, wanted: str | None) -> Recipe | None:
         for name, entry in about.values.items()
         if isinstance(entry, Mapping) and entry and all(key in BACKEND_OF for key in entry)
     ]
-    if not hosts or "jobqueue" in hosts:
+    if not hosts or did_you_mean("jobqueue", hosts):  # or a slip of the pen
         return None
     here = os.environ.get("NCAR_HOST") or socket.gethostname().partition(".")[0]
     named = [host for host in hosts if here.startswith(host)]
@@ -733,6 +751,22 @@ def _keys(value: Any, key: str, about: _About) -> Mapping[str, Any]:
         where = source_of(key, about.contents.files).place or about.place
         raise ConfigError(f"{where}: {key} must hold keys, not {value!r}")
     return value
+
+
+def _whole(value: Any, name: str, about: _About) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise ConfigError(f"{about.place}: {name} must be a whole number, not {value!r}")
+    return number
+
+
+def _listed(value: Any, name: str, about: _About) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple | None):
+        raise ConfigError(f"{about.place}: {name} must be a list, not {value!r}")
+    return tuple(value or ())
 
 
 def _setting(section: Mapping[str, Any], system: str, key: str) -> Any:

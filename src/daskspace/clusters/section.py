@@ -122,6 +122,8 @@ def system_of(name: str, section: Mapping[str, Any], told: Any = None, where: st
     common = set.intersection(*(set(known) for known in defaults().values())) | set(RENAMED)
     own = {key for key in keys if key not in common and any(key in d for d in defaults().values())}
     fitting = [system for system, known in defaults().items() if own <= set(known)]
+    others = [system for system in fitting if system != "loadleveler"]
+    fitting = others or fitting  # LoadLeveler has most keys of the others
     words = re.split(r"[^a-z0-9]+", name.lower())
     candidates = (
         fitting if own and len(fitting) == 1 else [],
