@@ -1,3 +1,5 @@
+import random
+import re
 import textwrap
 
 import pytest
@@ -10,8 +12,11 @@ from daskspace.clusters.check import (
     mistakes_in,
     oddities_in,
 )
+from daskspace.clusters.section import defaults
 from daskspace.clusters.sources import entries_in, entries_of
-from daskspace.clusters.traps import Section, traps_in
+from daskspace.clusters.traps import LEVELS, Section, traps_in
+
+from .odd_configs import some_config
 
 
 @pytest.fixture
@@ -26,11 +31,11 @@ def read(tmp_path):
     return reading
 
 
-def section(entries, system="slurm", name=None, **more):
+def section(entries, system="slurm", name=None, keys=None, **more):
     path = f"jobqueue.{name or system}"
-    keys = Configuration(entries).below(path)
-    known, defaults = known_keys(f"jobqueue.{system}"), defaults_of(f"jobqueue.{system}")
-    return Section(system, path, keys, known, frozenset({"nanny"}), defaults, **more)
+    keys = Configuration(entries).below(path) if keys is None else keys
+    known, standard = known_keys(f"jobqueue.{system}"), defaults_of(f"jobqueue.{system}")
+    return Section(system, path, keys, known, frozenset({"nanny"}), standard, **more)
 
 
 def told(findings):
@@ -271,3 +276,24 @@ def test_what_is_no_yaml_is_told_with_its_line(read, text, line, words):
     with pytest.raises(ValueError, match=words) as caught:
         read(text)
     assert f"dask.yaml:{line}: " in str(caught.value)
+
+
+def test_no_configuration_makes_it_fail(read):
+    chance = random.Random(2009)
+    seen = set()
+    for _ in range(500):
+        text = some_config(chance)
+        try:
+            entries = read(text)
+        except ValueError as error:
+            seen.add(re.sub(r".*dask\.yaml:\d+: ", "no YAML: ", str(error)))
+            continue
+        configuration = Configuration(entries)
+        found = [*oddities_in(entries), *mistakes_in(configuration)]
+        for system in defaults():
+            keys = configuration.below(f"jobqueue.{system}") or configuration.below("here.cluster")
+            found += traps_in(section(entries, system, keys=keys)) if keys else []
+        assert all(f.level in LEVELS and f.found for f in found), text
+        seen |= {f.found for f in found}
+    assert len(seen) > 100
+    assert [words for words in seen if "dask.yaml: " in words] == []
