@@ -92,7 +92,7 @@ def test_a_shipped_configuration_makes_the_backend_that_it_is_for(name):
     values = yaml.safe_load(shipped_configs()[name].read_text())
     with create_backend(None, config=name) as backend:
         assert backend.recipe.backend in (values["daskspace"]["backend"], "pbs")
-        assert str(shipped_configs()[name]) in backend.recipe.describe()
+        assert f"daskspace/cluster_configs/{name}.yaml" in backend.recipe.describe()
     if "jobqueue" not in values:
         return
     ((_, section),) = values["jobqueue"].items()
@@ -271,9 +271,10 @@ def test_backends_lists_sections_and_shipped_configurations(place):
     (place / "dask.yaml").write_text("jobqueue: {casper: {job-scheduling-system: pbs}, odd: {}}\n")
     ran = run(place, "backends", "--json", DASK_CONFIG=str(place / "dask.yaml"))
     rows = {row["name"]: row for row in json.loads(ran.stdout)}
+    assert rows["casper"]["package"] == "daskspace, by --config"
     assert rows["jobqueue.casper"]["what"].startswith("pbs, by jobqueue.casper in ~/dask.yaml:1")
     assert "not usable: jobqueue.odd in ~/dask.yaml:1 does not tell" in rows["jobqueue.odd"]["what"]
-    assert rows["laptop"]["what"].startswith("mcore, with ")
+    assert rows["laptop"]["what"] == "mcore, with daskspace/cluster_configs/laptop.yaml"
     assert sorted(path.name for path in place.iterdir()) == [
         *("dask.yaml", "op.yaml", "site.yaml", "work.py"),
     ]

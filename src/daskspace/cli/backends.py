@@ -35,19 +35,19 @@ def _rows() -> Iterator[dict[str, str]]:
 
 
 def _configured() -> Iterator[dict[str, str]]:
-    """Yield what can be given as a backend beside names: sections and shipped configurations."""
+    """Yield sections of Dask's configuration, and shipped configurations."""
     from daskspace.backends.choice import recipe_for
     from daskspace.clusters.config_files import shipped_configs
     from daskspace.clusters.dialects import sections
 
-    given = {f"jobqueue.{name}": "your Dask configuration" for name in sections()}
-    given.update(dict.fromkeys(shipped_configs(), "daskspace's configurations"))
-    for name, home in given.items():
+    given = [(f"jobqueue.{name}", None, "your Dask configuration") for name in sections()]
+    given += [(name, name, "daskspace, by --config") for name in shipped_configs()]
+    for name, config, package in given:
         try:
-            what = recipe_for(name).describe()
+            what = recipe_for(None if config else name, config).describe()
         except ConfigError as error:
             what = f"not usable: {error}"
-        yield {"name": name, "class": "", "package": home, "what": what}
+        yield {"name": name, "class": "", "package": package, "what": what}
 
 
 def _row(name: str, home: str, package: str, what: str = "") -> dict[str, str]:

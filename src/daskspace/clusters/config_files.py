@@ -138,6 +138,8 @@ def is_path(text: str) -> bool:
 
 def short(path: Path) -> str:
     """Return a path for people."""
+    if path.parent == SHIPPED:
+        return str(path.relative_to(SHIPPED.parents[1]))
     with contextlib.suppress(ValueError, RuntimeError):
         return str(Path("~", path.relative_to(Path.home())))
     return str(path)
