@@ -203,7 +203,7 @@ def _broken(error: Exception) -> str:
     return f"no backend can be made from it: {type(error).__name__}: {words}"
 
 
-def _refused(error: ConfigError, name: str) -> Finding:
+def _refused(error: DaskspaceError, name: str) -> Finding:
     """Return a finding for what could not be recognised."""
     place, found = name, str(error)
     if at := re.match(r"(?P<place>\S+:\d+): (?P<found>.*)", found, re.DOTALL):
@@ -233,6 +233,13 @@ _KEYWORDS = {
     "labextension": "labextension.factory.kwargs",
 }
 """Where dialects have the keywords of the cluster class; others have them below their key."""
+
+
+def _home(recipe: Recipe) -> str:
+    """Return where the keywords of a cluster class are, as a path of names."""
+    return _KEYWORDS.get(recipe.dialect, recipe.key)
+
+
 _TOLD = re.compile(r"put right|taken as|passed over, for")
 
 
@@ -274,7 +281,7 @@ def _look_at(
         except DaskspaceError as error:
             place = "option" if given else recipe.source
             remedy = ELSEWHERE["n-workers"] if "n_workers" in given else ""
-            findings.append(Finding("error", recipe.backend, place, str(error), remedy))
+            findings.append(dataclasses.replace(_refused(error, place), remedy=remedy))
             return nothing
         except Exception as error:
             findings.append(Finding("error", recipe.backend, recipe.source, _broken(error)))
@@ -292,10 +299,15 @@ def _look_at_jobs(
     findings: list[Finding],
 ) -> Checked:
     section = _section(backend, recipe, given, configuration)
-    found = [*traps_in(section), *_contradictions(backend, given, recipe)]
-    if not any(finding.level == "error" for finding in found):
-        found += _job(backend)
-    findings += found
+    keywords = configuration.below(_home(recipe))
+    workers = keywords.get("n-workers")
+    if workers is not None and ("jobs" in keywords or "jobs" in given):
+        found = "is passed over, because jobs is set as well"
+        findings.append(Finding("warning", "n_workers", workers.place, found, "remove one of them"))
+    traps = [*traps_in(section), *_contradictions(backend, given, recipe)]
+    if not any(trap.level == "error" for trap in traps):
+        traps += _job(backend)
+    findings += traps
     listed: dict[str, Setting] = {}
     with contextlib.suppress(Exception):  # what is wrong is among the findings
         listed = {s.name: s for s in settings_of(backend, given) if s.name != "config_name"}
@@ -332,7 +344,7 @@ def _given(
     recipe: Recipe, given: Mapping[str, Any], configuration: Configuration
 ) -> tuple[Setting, ...]:
     """Return the options of a recipe, and who has set them."""
-    keywords = configuration.below(_KEYWORDS.get(recipe.dialect, recipe.key))
+    keywords = configuration.below(_home(recipe))
     settings = []
     for name, value in recipe.options.items():
         entry = keywords.get(hyphened(name))
@@ -350,7 +362,7 @@ def _section(
     """Return the settings of a job: those of its section, then keywords, then options."""
     name = backend.section_key
     keys = configuration.below(name)
-    home = _KEYWORDS.get(recipe.dialect, recipe.key)
+    home = _home(recipe)
     taken = backend._option_names()
     if home and home != name:
         keys |= {k: e for k, e in configuration.below(home).items() if _word(k) in taken}
@@ -376,6 +388,7 @@ def _section(
         frozenset(map(hyphened, (*taken, *OWN_OPTIONS))),
         defaults_of(system),
         interfaces(),
+        recipe.dialect if recipe.dialect in ("ncar-jobqueue", "dask-hpcconfig") else "",
     )
 
 

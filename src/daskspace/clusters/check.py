@@ -171,7 +171,7 @@ def _misplaced(configuration: Configuration) -> Iterator[Finding]:
             and isinstance(entry.value, Mapping)
             and (name not in dask_keys or strays)
         ):
-            what = f"{spelled}.{', '.join(strays)}" if name in dask_keys else spelled
+            what = f"{', '.join(strays)} in it" if name in dask_keys else "it"
             found = f"nothing reads {what} at the top level"
             yield Finding("warning", spelled, entry.place, found, "move it below distributed:")
         elif new and name not in ("ucx", "rmm"):

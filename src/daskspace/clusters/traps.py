@@ -65,6 +65,8 @@ class Section:
         What counts for a key that is not set.
     interfaces : mapping, optional
         The addresses of this machine by interface.
+    loader : str
+        The package that puts in variables when it reads such a section, if one does.
     """
 
     system: str
@@ -74,6 +76,7 @@ class Section:
     arguments: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     interfaces: Mapping[str, Sequence[str]] | None = None
+    loader: str = ""
 
     def value(self, key: str) -> Any:
         """Return what counts for a key, None where nothing does."""
@@ -409,7 +412,7 @@ def _asked_cores(section: Section) -> Iterator[tuple[str, int, str]]:
     """Yield where the batch system is told how many cores a job has: key, number, wording."""
     for key in ("job-cpu", "ncpus"):
         if (number := section.number(key)) is not None and not isinstance(section.value(key), bool):
-            yield key, number, f"{key}: {number}"
+            yield key, number, "it"
     patterns = {
         "pbs": r"\b(?:ncpus|ppn)=(\d+)",
         "moab": r"\bppn=(\d+)",
@@ -553,9 +556,10 @@ def _variables(section: Section) -> Iterator[Finding]:
         if not variables or key in ("job-script-prologue", "env-extra", "job-script-epilogue"):
             continue
         if key in ("local-directory", "python", "worker-extra-args", "extra", "worker-command"):
-            yield section.finding(
-                "note", key, f"{variables}: put in by the shell of the job, not here"
-            )
+            found = f"{variables}: put in by the shell of the job, not here"
+            if section.loader:
+                found += f"; {section.loader} by itself puts it in where it is loaded"
+            yield section.finding("note", key, found)
         elif key in ("log-directory", "shared-temp-directory"):
             yield section.finding(
                 "note",
