@@ -24,6 +24,7 @@ _COMMANDS = {
     "logs": "daskspace.cli.inspect:logs",
     "backends": "daskspace.cli.backends:backends",
     "job-script": "daskspace.cli.job_script:job_script",
+    "check": "daskspace.cli.check:check",
     "doctor": "daskspace.cli.doctor:doctor",
     "demo": "daskspace.cli.demo:demo",
 }
@@ -40,6 +41,7 @@ _SUMMARIES = {
     "logs": "Show the log of the operation or of a process.",
     "backends": "List the backends.",
     "job-script": "Show the job script of a batch system; submits nothing.",
+    "check": "Look at the configuration of a cluster; starts nothing.",
     "doctor": "Find out what a backend can do here.",
     "demo": "Run a real benchmark on all cores.",
 }
