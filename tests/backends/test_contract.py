@@ -18,7 +18,14 @@ class TestSerial(InPlaceContract):
 
 
 class TestWithWorkers(BackendContract):
-    @pytest.fixture(scope="module", params=[n for n in BACKENDS_UNDER_TEST if n != "serial"])
+    @pytest.fixture(
+        scope="module",
+        params=[
+            pytest.param(name, marks=pytest.mark.xdist_group(f"contract of {name}"))
+            for name in BACKENDS_UNDER_TEST
+            if name != "serial"
+        ],
+    )
     @classmethod
     def warm_backend(cls, request):
         with BACKENDS_UNDER_TEST[request.param]() as backend:

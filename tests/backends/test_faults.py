@@ -34,6 +34,7 @@ MARK = "DASKSPACE_TEST_FAULTS"
 """A variable that everything has which these tests start, however far it goes away."""
 
 NAMES = ("serial", "mcore", "mpi", "openmpi")
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(f"faults of {name}")) for name in NAMES]
 DEADLINE = 90
 HOST_PROGRAM = "daskspace.execution.host"
 
@@ -56,7 +57,7 @@ def mark():
         assert not left, describe(left)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=EACH)
 def warm(request, mark):
     with warm_backend(request.param) as backend:
         yield backend
@@ -100,7 +101,7 @@ def mcore(warm_mcore, here, mark):
     no_strays(mark)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=EACH)
 def name(request, here, mark):
     """The name of a backend, for tests that open one of their own."""
     yield request.param
