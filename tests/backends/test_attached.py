@@ -31,6 +31,7 @@ from daskspace.backends.attached import AttachedBackend, ClassBackend
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.timeout(240)
 BLOCKED = "import sys; sys.modules['daskspace'] = None\n"
 """What makes a program one that lacks daskspace."""
 HERE = {"dashboard_address": "127.0.0.1:0"}
@@ -500,36 +501,31 @@ def test_a_cluster_without_workers_is_not_waited_for_twice(here):
 
 
 PROGRAM = """
-    import sys, time
+    import os, time
     from distributed import Client, LocalCluster
     from daskspace import operation
     from daskspace.backends.attached import AttachedBackend
 
     def work(x):
-        print("begun", file=sys.__stdout__, flush=True)
         time.sleep(1)
         return 2 * x
-
-    def begun(client):
-        ours = [k for keys in client.processing().values() for k in keys]
-        return len(ours)
 
     if __name__ == "__main__":
         cluster = LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         )
         client = Client(cluster)
-        pids = client.run(__import__("os").getpid)
+        pids = client.run(os.getpid)
         try:
             with AttachedBackend(client) as backend:
                 backend.stage_in(operation(work, grid={"x": range(50)}))
                 backend.execute()
-                while not begun(client):
+                while not any(client.processing().values()):
                     time.sleep(0.01)
                 print("begun", flush=True)
                 backend.retrieve()
         except KeyboardInterrupt:
-            print("interrupted", client.run(__import__("os").getpid) == pids)
+            print("interrupted", client.run(os.getpid) == pids)
         print(client.submit(sum, [1, 2]).result(timeout=20), flush=True)
         client.close()
         cluster.close()
@@ -548,7 +544,7 @@ def test_ctrl_c_in_the_terminal_of_a_users_own_cluster_leaves_its_workers(here):
     try:
         assert program.stdout.readline() == "begun\n"
         os.killpg(program.pid, signal.SIGINT)
-        told, errors = program.communicate(timeout=60)
+        told, errors = program.communicate(timeout=90)
     finally:
         program.kill()
     assert told == "interrupted True\n3\n", errors
