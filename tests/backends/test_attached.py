@@ -65,8 +65,8 @@ class Commands:
         self.processes.append(process)
         return process
 
-    def scheduler(self, before=""):
-        where = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+    def scheduler(self, before="", port=0):
+        where = ("--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0")
         process = self.start("scheduler", *where, "--scheduler-file", self.file, before=before)
         wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
         return process
@@ -490,6 +490,31 @@ def test_a_scheduler_that_is_killed_ends_the_operation_which_can_be_resumed(here
         assert str(started.file) in str(caught.value)
     again = operation(slow, grid={"x": range(12), **pids}, result_directory="out", resume=True)
     check(create_backend("serial").run(again), 12)
+
+
+def test_a_scheduler_that_comes_back_is_found_again(here):
+    (here / "pids").mkdir()
+    with commands(here) as started:
+        scheduler, _ = started.scheduler(), started.worker("--nthreads", 1)
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "90s"}),
+            Client(started.address, set_as_default=False) as client,
+            AttachedBackend(client) as backend,
+        ):
+            op = operation(slow, grid={"x": range(20), "pids": [str(here / "pids")]})
+            backend.stage_in(op)
+            backend.execute()
+            wait_for(lambda: any((here / "pids").iterdir()))
+            port = started.address.rpartition(":")[2]
+            scheduler.kill()
+            scheduler.wait()
+            started.file.unlink()
+            started.scheduler(port=port)
+            started.worker("--nthreads", 1)
+            backend.retrieve()
+            backend.consolidate()
+            check(op)
+            assert client.status == "running"
 
 
 def test_a_cluster_without_workers_is_not_waited_for_twice(here):
