@@ -31,6 +31,7 @@ from daskspace.backends.attached import AttachedBackend, ClassBackend
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.timeout(240)
 BLOCKED = "import sys; sys.modules['daskspace'] = None\n"
 """What makes a program one that lacks daskspace."""
 HERE = {"dashboard_address": "127.0.0.1:0"}
@@ -64,8 +65,8 @@ class Commands:
         self.processes.append(process)
         return process
 
-    def scheduler(self, before=""):
-        where = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+    def scheduler(self, before="", port=0):
+        where = ("--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0")
         process = self.start("scheduler", *where, "--scheduler-file", self.file, before=before)
         wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
         return process
@@ -491,6 +492,31 @@ def test_a_scheduler_that_is_killed_ends_the_operation_which_can_be_resumed(here
     check(create_backend("serial").run(again), 12)
 
 
+def test_a_scheduler_that_comes_back_is_found_again(here):
+    (here / "pids").mkdir()
+    with commands(here) as started:
+        scheduler, _ = started.scheduler(), started.worker("--nthreads", 1)
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "90s"}),
+            Client(started.address, set_as_default=False) as client,
+            AttachedBackend(client) as backend,
+        ):
+            op = operation(slow, grid={"x": range(20), "pids": [str(here / "pids")]})
+            backend.stage_in(op)
+            backend.execute()
+            wait_for(lambda: any((here / "pids").iterdir()))
+            port = started.address.rpartition(":")[2]
+            scheduler.kill()
+            scheduler.wait()
+            started.file.unlink()
+            started.scheduler(port=port)
+            started.worker("--nthreads", 1)
+            backend.retrieve()
+            backend.consolidate()
+            check(op)
+            assert client.status == "running"
+
+
 def test_a_cluster_without_workers_is_not_waited_for_twice(here):
     with commands(here) as started:
         started.scheduler()
@@ -500,36 +526,31 @@ def test_a_cluster_without_workers_is_not_waited_for_twice(here):
 
 
 PROGRAM = """
-    import sys, time
+    import os, time
     from distributed import Client, LocalCluster
     from daskspace import operation
     from daskspace.backends.attached import AttachedBackend
 
     def work(x):
-        print("begun", file=sys.__stdout__, flush=True)
         time.sleep(1)
         return 2 * x
-
-    def begun(client):
-        ours = [k for keys in client.processing().values() for k in keys]
-        return len(ours)
 
     if __name__ == "__main__":
         cluster = LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         )
         client = Client(cluster)
-        pids = client.run(__import__("os").getpid)
+        pids = client.run(os.getpid)
         try:
             with AttachedBackend(client) as backend:
                 backend.stage_in(operation(work, grid={"x": range(50)}))
                 backend.execute()
-                while not begun(client):
+                while not any(client.processing().values()):
                     time.sleep(0.01)
                 print("begun", flush=True)
                 backend.retrieve()
         except KeyboardInterrupt:
-            print("interrupted", client.run(__import__("os").getpid) == pids)
+            print("interrupted", client.run(os.getpid) == pids)
         print(client.submit(sum, [1, 2]).result(timeout=20), flush=True)
         client.close()
         cluster.close()
@@ -548,7 +569,7 @@ def test_ctrl_c_in_the_terminal_of_a_users_own_cluster_leaves_its_workers(here):
     try:
         assert program.stdout.readline() == "begun\n"
         os.killpg(program.pid, signal.SIGINT)
-        told, errors = program.communicate(timeout=60)
+        told, errors = program.communicate(timeout=90)
     finally:
         program.kill()
     assert told == "interrupted True\n3\n", errors

@@ -243,17 +243,20 @@ class ClassBackend(DaskBackend):
         super().__init__(cluster_class=cluster_class, **kwargs)
         self._class = _find_class(cluster_class)
         self._args = tuple(args)
-        self._kwargs = {k: v for k, v in self.options.items() if k != "cluster_class"}
         self._adapt = adapt
         self._keywords = _client_keywords(client_kwargs)
         self._insecure = insecure
-        _refuse_asynchronous(self._kwargs)
-        _check_arguments(self._class, self._args, self._kwargs)
+        _refuse_asynchronous(kwargs)
+        _check_arguments(self._class, self._args, self._class_keywords)
+
+    @property
+    def _class_keywords(self) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if name != "cluster_class"}
 
     def _open_cluster(self) -> Client:
         name = _name_of(self._class)
         try:
-            cluster = self._class(*self._args, **self._kwargs)
+            cluster = self._class(*self._args, **self._class_keywords)
         except DaskspaceError:
             raise
         except Exception as error:
