@@ -34,7 +34,7 @@ from daskspace.clusters.check import (
     oddities_in,
 )
 from daskspace.clusters.config_files import is_path, read_configs, shipped_configs, short
-from daskspace.clusters.dialects import Recipe, sections
+from daskspace.clusters.dialects import Recipe
 from daskspace.clusters.mpi import mpi_settings
 from daskspace.clusters.own_config import holding
 from daskspace.clusters.section import RENAMED, hyphened, is_set_up
@@ -166,13 +166,14 @@ def _order(finding: Finding) -> tuple[int, str, int]:
 
 def _all() -> list[str]:
     """Return all that Dask's configuration has of use."""
-    found = [
-        f"jobqueue.{name}" for name in sections() if is_set_up(dask.config.get("jobqueue")[name])
-    ]
+    configured = dask.config.collect()
+    sections = configured.get("jobqueue")
+    named = sections.items() if isinstance(sections, Mapping) else ()
+    found = [f"jobqueue.{name}" for name, keys in named if is_set_up(keys)]
     chosen = dask.config.get("daskspace.backend", None)
     if isinstance(chosen, str) and chosen and f"jobqueue.{chosen}" not in found:
         found.append(chosen)
-    if is_set_up(dask.config.get("mpi", None, config=dask.config.collect())):
+    if is_set_up(configured.get("mpi")):
         found.append("mpi")
     return found
 
