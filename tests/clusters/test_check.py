@@ -149,6 +149,9 @@ def test_a_section_without_traps_has_no_finding(read):
             job_extra_directives: ['-C haswell', '--mail-type=none']
             job-script-prologue: [module load python]
             worker-extra-args: [--lifetime, 35h, --lifetime-stagger, 5m]
+            job-directives-skip: [--mem, --cpus-per-task]
+            job-mem: 1G
+            job-cpu: 1
     """)
     assert traps_in(section(entries)) == []
 
