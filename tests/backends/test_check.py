@@ -105,6 +105,23 @@ def test_a_backend_for_a_file_that_names_none(write):
     assert lines(check(file)) == ["error cluster.yaml:3 distributed.worker.memory.target"]
 
 
+def test_all_clusters_of_a_file_are_looked_at(write):
+    file = write("""
+        jobqueue:
+          slurm: {cores: 2, memory: 36}
+          mine: {job-scheduling-system: pbs, cores: 2, memory: 37}
+    """)
+    report = check(file)
+    assert [cluster.backend for cluster in report.clusters] == ["slurm", "pbs"]
+    assert lines(report)[:2] == ["error cluster.yaml:3 memory", "error cluster.yaml:4 memory"]
+    assert [cluster.backend for cluster in check(file, "slurm").clusters] == ["slurm"]
+    file = write("""
+        here: {pbs: {cores: 2, memory: 36}}
+        there: {slurm: {cores: 2, memory: 2 GB}}
+    """)
+    assert [cluster.backend for cluster in check(file).clusters] == ["pbs", "slurm"]
+
+
 def test_a_cluster_elsewhere_is_looked_at_without_going_there(write):
     (finding,) = check("tcp://192.0.2.1:8786").findings
     assert (finding.level, finding.key) == ("note", "address")

@@ -116,6 +116,9 @@ def test_workers_in_jobs_get_the_configuration():
 
 
 def test_sections_of_two_backends_do_not_meet_and_go_with_them():
+    import daskspace.backends.jobqueue  # noqa: F401 - which brings the sections of all systems
+
+    gc.collect()
     before = set(dask.config.get("jobqueue"))
     one, other = (
         create_backend("slurm", config={"jobqueue": {"slurm": {"queue": q}}}, cores=1, memory="1GB")
@@ -164,6 +167,7 @@ def retry_count(x):
 
 def test_the_configuration_holds_for_its_backend_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    gc.collect()  # the sections of backends that are gone
     before = dask.config.merge(dask.config.config)
     given = {"distributed": {"comm": {"retry": {"count": 23}}}}
     op = operation(retry_count, grid={"x": [1]})

@@ -149,6 +149,9 @@ def test_a_section_without_traps_has_no_finding(read):
             job_extra_directives: ['-C haswell', '--mail-type=none']
             job-script-prologue: [module load python]
             worker-extra-args: [--lifetime, 35h, --lifetime-stagger, 5m]
+            job-directives-skip: [--mem, --cpus-per-task]
+            job-mem: 1G
+            job-cpu: 1
     """)
     assert traps_in(section(entries)) == []
 
@@ -165,6 +168,7 @@ AT_LARGE = [
     ("a:\n  b: 1\n  c: 2\n  b: 3", "error", 4, "a.b", "is set in"),
     ("a:\n  b-c: 1\n  b_c: 3", "error", 3, "a.b_c", "same key as b-c"),
     ("jobqeue: {slurm: {cores: 1}}", "warning", 1, "jobqeue", "'jobqueue'"),
+    ("jobqueue: 4", "error", 1, "jobqueue", "must hold keys, not 4"),
     ("slurm: {cores: 1}", "warning", 1, "slurm", "below jobqueue:"),
     ("scheduler:\n  work-stealing: true", "warning", 1, "scheduler", "below distributed:"),
     ("admin:\n  tick: {interval: 20ms}", "warning", 1, "admin", "below distributed:"),
@@ -188,7 +192,7 @@ AT_LARGE = [
     ),
     (
         *("distributed:\n  scheduler:\n    allowed-failures: three", "warning", 3),
-        *("distributed.scheduler.allowed-failures", "a text; a integer"),
+        *("distributed.scheduler.allowed-failures", "a text; an integer"),
     ),
     (
         *("distributed:\n  scheduler:\n    worker-ttl: 5:00", "warning", 3),

@@ -4,7 +4,10 @@ The files are ours; whose layout they have is told by their names.
 """
 
 import contextlib
+import gc
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from daskspace.backends import BACKENDS
 from daskspace.clusters import dialects
 from daskspace.clusters.config_files import read_configs, shipped_configs
 from daskspace.clusters.dialects import recognise
+from daskspace.clusters.own_config import holding
 from daskspace.clusters.section import BACKEND_OF, defaults, put_right, system_of
 from daskspace.errors import ConfigError
 
@@ -284,6 +288,13 @@ def test_else_the_system_is_the_one_that_is_installed(tmp_path):
     assert system_of("mine", keys) == "sge"
 
 
+def test_a_system_that_does_not_fit_is_refused_and_is_no_option_elsewhere():
+    with pytest.raises(ConfigError, match="system='pbs' does not fit slurm"):
+        recognise("slurm", options={"system": "pbs"})
+    assert recognise("slurm", options={"system": "slurm"}).options == {}
+    assert recognise("a.B", options={"system": "x"}).options == {"system": "x"}
+
+
 # Names, addresses, classes, objects
 
 
@@ -508,6 +519,7 @@ def leaves(config, before=""):
 
 
 def test_recognising_neither_changes_dask_s_configuration_nor_writes(tmp_path, monkeypatch):
+    gc.collect()  # the sections of backends that are gone
     before = dask.config.merge(dask.config.config)
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in sorted(CONFIGS.glob("*.yaml")):
@@ -515,3 +527,19 @@ def test_recognising_neither_changes_dask_s_configuration_nor_writes(tmp_path, m
             recognise(path)
     assert dask.config.config == before
     assert os.listdir(tmp_path) == []
+
+
+def test_what_holds_for_one_backend_never_mixes_with_what_holds_for_another():
+    gc.collect()  # the sections of backends that are gone
+    before = dask.config.merge(dask.config.config)
+    seen = []
+
+    def hold(number):
+        with holding({"distributed": {"x": number}, "new_key": {"y": number}}):
+            time.sleep(0.01)
+            seen.append(dask.config.get("distributed.x") == dask.config.get("new-key.y") == number)
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(hold, range(8)))
+    assert seen == [True] * 8
+    assert dask.config.config == before

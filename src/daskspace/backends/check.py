@@ -34,7 +34,7 @@ from daskspace.clusters.check import (
     oddities_in,
 )
 from daskspace.clusters.config_files import is_path, read_configs, shipped_configs, short
-from daskspace.clusters.dialects import Recipe, sections
+from daskspace.clusters.dialects import Recipe
 from daskspace.clusters.mpi import mpi_settings
 from daskspace.clusters.own_config import holding
 from daskspace.clusters.section import RENAMED, hyphened, is_set_up
@@ -128,8 +128,7 @@ def check(
     given = dict(options or {})
     recipes: list[tuple[Recipe, _Call | None]] = []
     findings: list[Finding] = []
-    for name in [config] if config or backend else _all():
-        call = _call(name, backend, given)
+    for call in _calls(config, backend, given):
         try:
             recipes.append((recipe_for(*call), call))
         except ConfigError as error:
@@ -138,9 +137,9 @@ def check(
             elif config and not Path(config).expanduser().exists():
                 raise
             else:
-                findings.append(_refused(error, name or ""))
+                findings.append(_refused(error, str(config or call[0])))
         except Exception as error:  # whatever is in it, it is what is looked at
-            findings.append(Finding("error", "", name or "", _broken(error)))
+            findings.append(Finding("error", "", str(config or call[0]), _broken(error)))
     clusters = []
     files: dict[Path, None] = {}
     for recipe, made_by in recipes or [(Recipe("Dask's configuration"), None)]:
@@ -166,13 +165,14 @@ def _order(finding: Finding) -> tuple[int, str, int]:
 
 def _all() -> list[str]:
     """Return all that Dask's configuration has of use."""
-    found = [
-        f"jobqueue.{name}" for name in sections() if is_set_up(dask.config.get("jobqueue")[name])
-    ]
+    configured = dask.config.collect()
+    sections = configured.get("jobqueue")
+    named = sections.items() if isinstance(sections, Mapping) else ()
+    found = [f"jobqueue.{name}" for name, keys in named if is_set_up(keys)]
     chosen = dask.config.get("daskspace.backend", None)
     if isinstance(chosen, str) and chosen and f"jobqueue.{chosen}" not in found:
         found.append(chosen)
-    if is_set_up(dask.config.get("mpi", None, config=dask.config.collect())):
+    if is_set_up(configured.get("mpi")):
         found.append("mpi")
     return found
 
@@ -181,19 +181,43 @@ _Call = tuple[Any, Any, Mapping[str, Any]]
 """The arguments by which a backend is made."""
 
 
-def _call(config: str | None, backend: str | None, options: Mapping[str, Any]) -> _Call:
-    if not backend:
-        return config, None, options
-    if config is None or is_path(config) or config in shipped_configs():
-        return backend, config, options
-    return config, None, {"system": backend, **options}
+def _calls(config: str | None, backend: str | None, options: Mapping[str, Any]) -> list[_Call]:
+    """Return how backends are made from what is to be looked at; of a file, each that it holds."""
+    if not (config or backend):
+        return [(name, None, options) for name in _all()]
+    is_file = config is not None and (is_path(config) or config in shipped_configs())
+    if backend:
+        known = {"system": backend, **options}
+        return [(backend, config, options) if is_file or not config else (config, None, known)]
+    several = _several_in(config, options) if is_file else []
+    return [(name, config, options) for name in several] or [(config, None, options)]
+
+
+def _several_in(config: str | None, options: Mapping[str, Any]) -> list[str]:
+    """Return the names of all clusters that a file holds, if it does not hold just one."""
+    try:
+        values = read_configs(config).values
+        with contextlib.suppress(ConfigError):
+            if recipe_for(config, None, options).dialect != "jobqueue":
+                return []
+    except Exception:  # it is told when it is looked at
+        return []
+    sections = values.get("jobqueue")
+    named = sections if isinstance(sections, Mapping) else {}
+    found = [f"jobqueue.{name}" for name, keys in named.items() if is_set_up(keys)]
+    for name in values if not found else ():
+        with contextlib.suppress(Exception):
+            if isinstance(values[name], Mapping) and recipe_for(name, config, options).files:
+                found.append(name)
+    return found if len(found) > 1 else []
 
 
 def _without_cluster(config: str | None) -> Recipe | None:
     """Return a recipe for a file that has Dask's configuration, but no cluster in it."""
     with contextlib.suppress(ConfigError):
         contents = read_configs(config)
-        if contents.values and known_keys("").issuperset(map(hyphened, contents.values)):
+        ours = known_keys("") - {"jobqueue"}
+        if contents.values and ours.issuperset(map(hyphened, contents.values)):
             return Recipe("Dask configuration", files=contents.files, source=contents.place)
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,12 +38,8 @@ def check(config: str | None, backend: str | None, options: dict[str, Any], as_j
     Exit codes: 0 neither errors nor warnings, 1 an error, 2 usage,
     3 warnings, but no error.
     """
-    try:
-        from daskspace.backends.check import check as look
-
-        report = look(config, backend, options)
-    except ValueError as error:  # importing Dask reads its configuration
-        raise ConfigError(_malformed(error)) from error
+    look = _imported()
+    report = look(config, backend, options)
     if as_json:
         print_json(_as_data(report))
     else:
@@ -52,11 +49,23 @@ def check(config: str | None, backend: str | None, options: dict[str, Any], as_j
     )
 
 
-def _malformed(error: ValueError) -> str:
+def _imported() -> Callable[..., Report]:
+    """Return what looks at configurations; importing Dask already reads its own."""
+    try:
+        from daskspace.backends.check import check as look
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ConfigError(_malformed(error)) from error
+    return look
+
+
+def _malformed(error: Exception) -> str:
     text = str(error)
     file = _MALFORMED.match(text)
     if file is None:
-        return text
+        words = f"{type(error).__name__}: {text}"
+        return f"Dask cannot take its own configuration ({words}): a section holds no keys there"
     lines = _LINE.findall(text)
     reason = " ".join(text.partition("original error message:")[2].split())
     return f"{file['file']}{f':{lines[-1]}' if lines else ''}: {reason or text}"

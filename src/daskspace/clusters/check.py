@@ -163,7 +163,10 @@ def _misplaced(configuration: Configuration) -> Iterator[Finding]:
         children = configuration.below((name,))
         strays = [child for child in children if child not in _known_below((name,))]
         new = dask.config.deprecations.get(name) or dask.config.deprecations.get(spelled)
-        if name == "logging":
+        if defaults_of(name) and not isinstance(entry.value, Mapping | None):
+            found = f"must hold keys, not {entry.value!r}"
+            yield Finding("error", spelled, entry.place, found)
+        elif name == "logging":
             found = "is read as long as nothing sets distributed.logging"
             yield Finding("note", spelled, entry.place, found, "move it below distributed:")
         elif (
@@ -245,8 +248,8 @@ def _kinds(configuration: Configuration) -> Iterator[Finding]:
         if changed := yaml_number(entry):
             yield Finding("warning", key, entry.place, changed, f"put it in quotes: '{entry.text}'")
             continue
-        if path[:-1] == _MEMORY and path[-1] in _THRESHOLDS:
-            continue
+        if len(path) == 1 or (path[:-1] == _MEMORY and path[-1] in _THRESHOLDS):
+            continue  # told elsewhere
         schema = _schema_of(path)
         if wrong := _misfit(entry.value, schema):
             yield Finding("warning", key, entry.place, wrong, _meaning(schema))
@@ -372,4 +375,5 @@ def _meaning(schema: Mapping[str, Any]) -> str:
         return f"one of {', '.join(map(str, schema['enum']))}"
     wanted = schema.get("type", "")
     text = wanted if isinstance(wanted, str) else " or ".join(wanted)
-    return f"a {text}" if text else ""
+    article = "an" if text[:1] in "aeio" else "a"
+    return f"{article} {text}" if text else ""

@@ -162,6 +162,10 @@ def recognise(
     told = asked.pop("system", None)
     about = _About(contents, told, asked)
     recipe = _recognised(given, about, other_names)
+    if told is not None and recipe.system is None:
+        asked["system"] = told  # a keyword of another cluster class
+    elif told is not None and system_named(told, "system") != recipe.system:
+        raise ConfigError(f"system={told!r} does not fit {recipe.describe()}")
     return replace(recipe, options={**recipe.options, **asked})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,15 +15,23 @@ from daskspace.errors import ConfigError
 
 _NOT_FOR_WORKERS = ("jobqueue", "labextension", "daskspace", "mpi")
 _numbers = itertools.count(1)
+_turn = threading.RLock()
 
 
 @contextlib.contextmanager
 def holding(config: Mapping[str, Any]) -> Iterator[None]:
-    """Have the configuration hold for a while, over what is there."""
-    before = dask.config.config
-    over = {key: dask.config.merge(_part(before, key), {key: config[key]}) for key in config}
-    with dask.config.set({key: part[next(iter(part))] for key, part in over.items()}):
+    """Have the configuration hold for a while, over what is there.
+
+    Dask has one configuration for all threads, so one at a time gets its own.
+    """
+    if not config:
         yield
+        return
+    with _turn:
+        before = dask.config.config
+        over = {key: dask.config.merge(_part(before, key), {key: config[key]}) for key in config}
+        with dask.config.set({key: part[next(iter(part))] for key, part in over.items()}):
+            yield
 
 
 def register(section: Mapping[str, Any], owner: object) -> str:

@@ -410,8 +410,10 @@ def _nodes(section: Section) -> Iterator[Finding]:
 
 def _asked_cores(section: Section) -> Iterator[tuple[str, int, str]]:
     """Yield where the batch system is told how many cores a job has: key, number, wording."""
-    for key in ("job-cpu", "ncpus"):
-        if (number := section.number(key)) is not None and not isinstance(section.value(key), bool):
+    lines = {"job-cpu": "#SBATCH --cpus-per-task=", "ncpus": "#BSUB -n "}
+    for key, line in lines.items():
+        number = section.number(key)
+        if number is not None and section.value(key) is not True and not _skips(section, line):
             yield key, number, "it"
     patterns = {
         "pbs": r"\b(?:ncpus|ppn)=(\d+)",
@@ -424,6 +426,13 @@ def _asked_cores(section: Section) -> Iterator[tuple[str, int, str]]:
     for key, text in _directives(section) if pattern else ():
         if found := re.search(str(pattern), text):
             yield key, int(found[1]), found[0].strip()
+
+
+def _skips(section: Section, line: str) -> bool:
+    """Whether a line of the job's header is left out for what it contains."""
+    skips = section.value("job-directives-skip") or section.value("header-skip")
+    texts = skips if isinstance(skips, list | tuple | set | frozenset) else ()
+    return any(str(text) in line for text in texts)
 
 
 def _directives(section: Section) -> Iterator[tuple[str, str]]:
@@ -483,7 +492,8 @@ def _memory(section: Section) -> Iterator[Finding]:
 def _asked_memory(section: Section) -> Iterator[tuple[str, int, str]]:
     """Yield where the batch system is told the memory of a job: key, bytes, wording."""
     value = section.value("job-mem")
-    if value not in (None, "") and not isinstance(value, bool):
+    is_written = not _skips(section, "#SBATCH --mem=")
+    if value not in (None, "") and not isinstance(value, bool) and is_written:
         bare = 2**20  # Slurm and LoadLeveler take a bare number for megabytes
         if (size := _binary_bytes(str(value), bare)) is not None:
             yield "job-mem", size, f"job-mem: {value}"
@@ -600,7 +610,9 @@ def _missing(section: Section) -> Iterator[Finding]:
             yield Finding("error", key, place, found, f"set it there, or by -O {like}")
     lacking = [key for key in section.defaults if key not in section.keys]
     if section.name != f"jobqueue.{section.system}" and section.keys and lacking:
-        found = f"{len(lacking)} keys that it leaves out are those of jobqueue.{section.system}"
+        keys = "1 key" if len(lacking) == 1 else f"{len(lacking)} keys"
+        verb = "is that" if len(lacking) == 1 else "are those"
+        found = f"{keys} that it leaves out {verb} of jobqueue.{section.system}"
         yield Finding("note", section.name, place, found)
 
 
