@@ -46,7 +46,10 @@ def test_dask_is_imported_in_its_rooms_only():
             assert path.parent.name in rooms, path
 
 
-LAYERS = ["errors", "execution", "clusters", "results", "operations", "backends", "cli"]
+LAYERS = [
+    *("errors", "execution", "clusters", "results", "operations", "backends"),
+    *("testing", "cli"),
+]
 
 
 def test_imports_point_downwards():

@@ -4,12 +4,9 @@ import os
 from functools import partial
 from pathlib import Path
 
-from distributed import LocalCluster
-from distributed.deploy.subprocess import SubprocessCluster
-
 from daskspace import DaskBackend, create_backend
-from daskspace.backends.attached import AttachedBackend
 
+from ..clusters.launchers import launcher_of  # noqa: TID252 - shared by two rooms
 from .sites import SITES
 
 
@@ -17,21 +14,9 @@ class CommandsBackend(DaskBackend):
     """What a user writes for another Dask cluster: here scheduler and workers are commands."""
 
     def _open_cluster(self):
+        from distributed.deploy.subprocess import SubprocessCluster  # children import this as well
+
         return SubprocessCluster(**self.options)
-
-
-class GuestBackend(AttachedBackend):
-    """On a cluster that somebody else has started, and ends when nobody needs it any more."""
-
-    def __init__(self):
-        self._theirs = LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        )
-        super().__init__(self._theirs)
-
-    def close(self):
-        super().close()
-        self._theirs.close()
 
 
 def let_tests_be_imported():
@@ -57,8 +42,8 @@ BACKENDS_UNDER_TEST = {
     "serial": partial(create_backend, "serial"),
     "mcore": partial(create_backend, "mcore", n_workers=2),
     "mpi": mpi_backend,
+    "openmpi": lambda: mpi_backend(launcher=launcher_of("openmpi")),
     "commands": commands_backend,
-    "attached": GuestBackend,
     "loadl": lambda: SITES["loadl"]().backend(jobs=2),
     "slurm": lambda: SITES["slurm"]().backend(jobs=2),
 }

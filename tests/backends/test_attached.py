@@ -262,7 +262,7 @@ def test_a_scheduler_file_of_no_use_is_named(here, content, why):
         backend.stage_in(squares())
     assert str(path) in str(caught.value)
     assert backend.state == "idling"
-    wait_for(lambda: threading.active_count() <= threads)
+    wait_for(lambda: threading.active_count() <= threads, within=20)
 
 
 @pytest.mark.parametrize(

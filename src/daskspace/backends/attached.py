@@ -138,6 +138,7 @@ class AttachedBackend(DaskBackend):
         client = self._find_client()
         self._resources.callback(_take_leave, client)
         _check_fitness(client, self._log)
+        self._prepare_workers(client)
         return client
 
     def _find_client(self) -> Client:
@@ -149,7 +150,7 @@ class AttachedBackend(DaskBackend):
         if isinstance(target, Path):
             where, target = target, _address_in(target, _timeout(self._keywords))
         client = _connect(target, self._keywords, where)
-        self._resources.callback(client.close)
+        self._resources.callback(_close_client, client)
         return client
 
     def _reconnect(self) -> Connection:
@@ -173,12 +174,15 @@ class AttachedBackend(DaskBackend):
         """Return none: they would stay when we are killed, and keep other workers from starting."""
         return []
 
-    def _greet(self, directory: Path) -> None:
-        """Prepare the workers, and see that they see the result directory."""
-        client = self.client
-        assert client is not None  # noqa: S101 - it has been there since `stage_in`
+    def _prepare_workers(self, client: Client) -> None:
         isolates = self._run_options.isolation != "none"
         patiently(lambda: client.run(_prepare, _terminal(), isolates, on_error="ignore"), _ANSWER_S)
+
+    def _greet(self, directory: Path) -> None:
+        """Prepare workers that have come since, and see that all see the result directory."""
+        client = self.client
+        assert client is not None  # noqa: S101 - it has been there since `stage_in`
+        self._prepare_workers(client)
         token = attempts_of(directory) / f"{uuid.uuid4().hex}.token"
         token.touch(mode=0o600)
         until = time.monotonic() + _SEEN_S
@@ -236,19 +240,20 @@ class ClassBackend(DaskBackend):
         insecure: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(cluster_class=cluster_class, **kwargs)
         self._class = _find_class(cluster_class)
         self._args = tuple(args)
+        self._kwargs = {k: v for k, v in self.options.items() if k != "cluster_class"}
         self._adapt = adapt
         self._keywords = _client_keywords(client_kwargs)
         self._insecure = insecure
-        _refuse_asynchronous(self.options)
-        _check_arguments(self._class, self._args, self.options)
+        _refuse_asynchronous(self._kwargs)
+        _check_arguments(self._class, self._args, self._kwargs)
 
     def _open_cluster(self) -> Client:
         name = _name_of(self._class)
         try:
-            cluster = self._class(*self._args, **self.options)
+            cluster = self._class(*self._args, **self._kwargs)
         except DaskspaceError:
             raise
         except Exception as error:
@@ -261,7 +266,7 @@ class ClassBackend(DaskBackend):
         elif isinstance(cluster, SpecCluster) and not cluster.worker_spec:
             raise ClusterStartError(f"{name} starts no workers by itself: give n_workers, or adapt")
         client = _connect(cluster, self._keywords)
-        self._resources.callback(client.close)
+        self._resources.callback(_close_client, client)
         if not self._insecure and _is_exposed(cluster.scheduler_address):
             self._log(
                 f"{cluster.scheduler_address} is without TLS: whoever can reach it over the network"
@@ -354,6 +359,18 @@ def _connect(target: Any, keywords: Mapping[str, Any], file: Path | None = None)
         address = target if isinstance(target, str) else target.scheduler_address
         named = f"{address}, from {file}" if file is not None else address
         raise ClusterStartError(f"{named}: {_explain(address, error)}") from error
+
+
+def _close_client(client: Client) -> None:
+    """Close a client of ours, without the traceback of one whose scheduler is gone."""
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    if client.status != "running":
+        logger.setLevel(logging.CRITICAL)
+    try:
+        client.close()
+    finally:
+        logger.setLevel(level)
 
 
 def _explain(address: str, error: Exception) -> str:

@@ -71,6 +71,9 @@ class DaskBackend(Backend):
         and message; 0 switches that off.
     no_workers_timeout : float or str
         How long the cluster may be without workers, in seconds; 60 by default.
+    performance_report : bool
+        Whether Dask's performance report is saved as ``performance-report.html`` in the result
+        directory, however the operation ends.
     **options
         What the subclass needs to open its cluster.
 
@@ -129,7 +132,22 @@ class DaskBackend(Backend):
     @property
     def dashboard_link(self) -> str | None:
         """The address of Dask's dashboard; None before `stage_in`, and where there is none."""
-        return self.client.dashboard_link if self.client is not None else None
+        dashboard = self._connection.dashboard if self._connection else None
+        return dashboard.link if dashboard else None
+
+    @property
+    def operation_link(self) -> str | None:
+        """The address of our page on Dask's dashboard, that of the operation; None without it."""
+        connection = self._connection
+        if connection is None or connection.dashboard is None or connection.no_page:
+            return None
+        return connection.dashboard.operation_link
+
+    @property
+    def tunnel(self) -> str | None:
+        """The command that brings the dashboard to the user's own machine, if it needs one."""
+        dashboard = self._connection.dashboard if self._connection else None
+        return dashboard.tunnel() if dashboard else None
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
@@ -184,6 +202,7 @@ class DaskBackend(Backend):
         self.state = "executing"
         self._log("executing")
         deadline = time.monotonic() + _finite(timeout)
+        stage.report(self.check_status, lambda: self._connection)
         stage.execute(connection, carrier, deadline, self._count_slots, self._reconnect)
 
     def check_status(self) -> Status:
@@ -254,7 +273,13 @@ class DaskBackend(Backend):
             self._log("cleaned up")
         self._forget()
 
-    def run(self, operation: _O, timeout: float | None = None) -> _O:
+    def run(
+        self,
+        operation: _O,
+        timeout: float | None = None,
+        *,
+        performance_report: bool | None = None,
+    ) -> _O:
         """Take an operation through all steps and return it.
 
         Never raises because processes failed: see ``operation.rows()``.
@@ -266,6 +291,8 @@ class DaskBackend(Backend):
         timeout : float or None
             After this many seconds what has not ended is ``cancelled``; by default there is no
             limit.
+        performance_report : bool, optional
+            As the option of that name, for this operation.
 
         Raises
         ------
@@ -280,6 +307,8 @@ class DaskBackend(Backend):
         self._check_step("stage_in")
         try:
             self.stage_in(operation)
+            if performance_report is not None:
+                self._staged().wants_performance_report = performance_report
             try:
                 self.execute(timeout)
                 self.retrieve(None)
@@ -367,9 +396,15 @@ class DaskBackend(Backend):
                 raise ConfigError(f"{self} has no option {name!r}{near}")
 
     def _repr_html_(self) -> str:
-        link = self.dashboard_link
         shown = html.escape(str(self.check_status()))
-        more = f', <a href="{html.escape(link)}" target="_blank">dashboard</a>' if link else ""
+        links = {"operation": self.operation_link, "dashboard": self.dashboard_link}
+        more = "".join(
+            f', <a href="{html.escape(link)}" target="_blank">{name}</a>'
+            for name, link in links.items()
+            if link
+        )
+        if tunnel := self.tunnel:
+            more += f"<br>from your own machine: <code>{html.escape(tunnel)}</code>"
         return f"<p><b>{self}</b>: {shown}{more}</p>"
 
     def __repr__(self) -> str:

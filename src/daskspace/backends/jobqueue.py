@@ -11,7 +11,7 @@ import secrets
 import shutil
 import string
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,6 @@ import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Security, WorkerPlugin
 from distributed.deploy.spec import ProcessInterface
-from distributed.utils import format_dashboard_link
 
 from daskspace.backends.base import LONG_S
 from daskspace.backends.connection import Connection
@@ -28,7 +27,8 @@ from daskspace.backends.dask_backend import DaskBackend
 from daskspace.backends.fleet import Fleet, FleetOptions
 from daskspace.backends.options import BATCH_OPTIONS, configured
 from daskspace.clusters.jobqueue import dask_jobqueue
-from daskspace.clusters.keys import key_paths, make_keys
+from daskspace.clusters.keys import is_encrypted, key_paths, make_keys, not_encrypted
+from daskspace.clusters.listening import scheduler_options, worker_arguments
 from daskspace.clusters.own_config import inheritance, put
 from daskspace.clusters.queues import QUEUES, Queue
 from daskspace.clusters.walltime import Walltime, margin
@@ -42,8 +42,13 @@ _START_S = 60.0
 """How long a worker may take from the begin of its job until it looks for the scheduler."""
 _SAFE_ADAPT = {"minimum_jobs": 0, "interval": "5s", "wait_count": 12}
 _PLAIN_PATH = re.compile(r"[\w./+@,=:~-]+", re.ASCII)
-_COMMANDS = ("python", "worker_command", "worker_extra_args", "local_directory", "interface")
-_SHELL = re.compile(r"[;&|<>`\n\r]|\$\(")
+_PATH_IN_COMMAND = re.compile(r"[\w./+@,=:~-]+")
+_COMMANDS = (
+    *("python", "worker_command", "worker_extra_args", "extra", "local_directory", "interface"),
+    *("name", "protocol", "death_timeout", "memory", "cores", "processes"),
+)
+"""Options that dask-jobqueue puts into the command line of a worker as they are."""
+_SHELL = re.compile(r"[;&|<>`\n\r\0]|\$\(")
 
 
 class JobQueueBackend(DaskBackend):
@@ -110,15 +115,6 @@ class JobQueueBackend(DaskBackend):
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self}: {' '.join(str(error).split())}") from error
 
-    @property
-    def dashboard_link(self) -> str | None:
-        """The address of Dask's dashboard on this machine, where alone it can be reached."""
-        client = self.client
-        port = client and client.scheduler_info().get("services", {}).get("dashboard")
-        if not port or "dashboard_address" in (self._setting("scheduler_options") or {}):
-            return super().dashboard_link
-        return str(format_dashboard_link("127.0.0.1", port))
-
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
 
@@ -161,7 +157,12 @@ class JobQueueBackend(DaskBackend):
     def _open_cluster(self) -> Any:
         self.job_script()  # raises before anything is started
         shared = self._setting("shared_temp_directory") or os.getcwd()
-        shared = os.path.expanduser(os.path.expandvars(shared))
+        shared = os.path.abspath(os.path.expanduser(os.path.expandvars(shared)))
+        if not (self._is_insecure or _PATH_IN_COMMAND.fullmatch(shared)):
+            raise ConfigError(
+                f"jobs cannot read their keys in {shared!r}: job scripts know no such names; give"
+                " another directory as shared_temp_directory"
+            )
         private = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=shared))
         self._resources.callback(shutil.rmtree, private, ignore_errors=True)
         keywords = self._keywords(private, make_keys)
@@ -247,14 +248,9 @@ class JobQueueBackend(DaskBackend):
         _check_size(cores, memory)
         # With one thread each; said outright, for the names of workers depend on it.
         keywords["processes"] = int(self._setting("processes") or cores)
-        keywords["scheduler_options"] = {
-            "dashboard_address": "127.0.0.1:0",
-            **(self._setting("scheduler_options") or {}),
-        }
-        arguments = list(self._setting("worker_extra_args") or self._setting("extra") or [])
-        if not any("dashboard" in str(argument) for argument in arguments):
-            arguments += ["--dashboard-address", "127.0.0.1:0"]
-        keywords["worker_extra_args"] = arguments
+        keywords["scheduler_options"] = scheduler_options(self._setting("scheduler_options") or {})
+        arguments = self._setting("worker_extra_args") or self._setting("extra") or []
+        keywords["worker_extra_args"] = worker_arguments(arguments)
         shebang = self._setting("shebang") or ""
         if re.search(r"\b(ba|da|k|z)?sh\b", shebang):
             prologue = self._setting("job_script_prologue") or self._setting("env_extra") or []
@@ -316,12 +312,11 @@ class JobQueueBackend(DaskBackend):
     @property
     def _is_insecure(self) -> bool:
         insecure = bool(self._own["insecure"])
-        plain = str(self.options.get("protocol") or "").startswith("tcp")
-        if (plain or self.options.get("security") is False) and not insecure:
-            raise ConfigError(
-                "without TLS, whoever reaches the scheduler over the network can run code as you;"
-                " if that cannot be, say so: insecure=True"
-            )
+        scheduler = self._setting("scheduler_options") or {}
+        protocols = filter(None, (o.get("protocol") for o in (self.options, scheduler)))
+        plain = not all(map(is_encrypted, protocols)) or self.options.get("security") is False
+        if (plain or not scheduler.get("security", True)) and not insecure:
+            raise not_encrypted()
         return insecure
 
     @property
@@ -385,16 +380,25 @@ def _check_values(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in ("job_script_prologue", "env_extra"):
             continue  # these are lines of the script
-        texts = value if isinstance(value, list | tuple) else [value]
-        for text in texts:
-            if not isinstance(text, str):
-                continue
+        if name in ("scheduler_options", "security"):
+            continue  # these are not in it
+        for text in _texts_in(value):
             wrong = _SHELL.search(text) if name in _COMMANDS else re.search(r"[\n\r\0]", text)
             if wrong:
                 raise ConfigError(
                     f"{name}: {text!r} would run as a command of the job script, because of"
                     f" {wrong[0]!r}; what is to run there belongs into job_script_prologue"
                 )
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts_in([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def _check_size(cores: Any, memory: Any) -> None:

@@ -27,6 +27,7 @@ OWN_OPTIONS = (
     "fail_fast",
     "circuit_breaker",
     "no_workers_timeout",
+    "performance_report",
 )
 """What every backend takes; all other options are for its cluster.
 
@@ -88,12 +89,15 @@ class RunOptions:
         A process that uses more, in bytes, is stopped.
     policies : Policies
         When a process is run again, and when an operation ends early.
+    performance_report : bool
+        Whether Dask's performance report is saved with the results.
     """
 
     isolation: str
     process_timeout: float | None
     process_memory: int | None
     policies: Policies
+    performance_report: bool = False
 
 
 def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
@@ -140,6 +144,7 @@ def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
                 waiting, math.inf if "no_workers_timeout" in given else defaults.no_workers_timeout
             ),
         ),
+        bool(given.get("performance_report", False)),
     )
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import click
 
@@ -112,6 +112,9 @@ _LIMITS = {
         "--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after N failures."
     ),
     "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop after the first failure."),
+    "performance_report": click.option(
+        "--performance-report", is_flag=True, help="Save Dask's performance report as well."
+    ),
 }
 
 
@@ -225,7 +228,20 @@ def tell_choice(backend: DaskBackend) -> None:
         console(stderr=True).print(told, soft_wrap=True)
 
 
-def report(operation: Operation, table: Table, took: float, as_json: bool = False) -> None:
+class Told(Protocol):
+    """What is told of an operation at its end."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def result_directory(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def number_processes(self) -> int | None: ...  # noqa: D102
+
+
+def report(operation: Told, table: Table, took: float, as_json: bool = False) -> None:
     """Print what came of an operation, and what to type next."""
     directory = str(operation.result_directory)
     if as_json:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
-import psutil
 import yaml
 from dask.system import CPU_COUNT
 from dask.utils import parse_timedelta
@@ -28,6 +27,8 @@ from distributed.system import MEMORY_LIMIT
 from distributed.utils import Log, Logs
 
 from daskspace.clusters import mpi_guard
+from daskspace.clusters.keys import choose_security, config_of_tls
+from daskspace.clusters.listening import dashboard_at, is_local, loopback_interface
 from daskspace.clusters.mpi_job import MpiJob
 from daskspace.clusters.mpi_launcher import (
     INSTALL,
@@ -49,7 +50,6 @@ from daskspace.execution.environment import without_rank
 _LOOK_S = 0.05
 _ANSWER_S = 2.0
 _STATUS_S = 2.0
-LOOPBACK = "127.0.0.1"
 
 _DEFAULTS = yaml.safe_load(Path(__file__).with_name("mpi.yaml").read_text("utf-8"))
 dask.config.update_defaults(_DEFAULTS)
@@ -59,9 +59,9 @@ class MpiCluster(Cluster):
     """A Dask cluster whose scheduler and workers are the ranks of one MPI job.
 
     It starts ``mpiexec -n N+1 python -m dask_mpi.cli``, and it is one unit: workers are neither
-    added nor removed. Where all ranks are on this host, everything listens on 127.0.0.1 alone;
-    otherwise traffic is encrypted with keys made for the run. What is not given is taken from
-    ``mpi:`` in Dask's configuration.
+    added nor removed. Where all ranks are on this host, all of Dask listens on 127.0.0.1 alone;
+    otherwise traffic is encrypted with keys made for the run. What MPI listens on is its own. What
+    is not given is taken from ``mpi:`` in Dask's configuration.
 
     Parameters
     ----------
@@ -86,6 +86,8 @@ class MpiCluster(Cluster):
         Variables for the ranks; they can be seen in the list of processes.
     security : Security or bool, optional
         By default made when needed; False for none.
+    insecure : bool
+        Whether others may reach it without TLS, and so run code as this user.
     start_timeout, close_timeout, orphan_timeout
         Seconds, or a text such as ``60s``: how long the start may take, how long the job may
         take to end by itself, and after how long it ends when its owner and all clients are gone.
@@ -95,7 +97,8 @@ class MpiCluster(Cluster):
     ClusterStartError
         It did not come up; nothing is left over.
     ConfigError
-        An argument has a value that it cannot take, or this program is a rank itself.
+        An argument has a value that it cannot take, others could reach it without TLS, or this
+        program is a rank itself.
     """
 
     _supports_scaling = False
@@ -119,6 +122,7 @@ class MpiCluster(Cluster):
         worker_options: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         security: Security | bool | None = None,
+        insecure: bool | None = None,
         start_timeout: str | float | None = None,
         close_timeout: str | float | None = None,
         orphan_timeout: str | float | None = None,
@@ -156,6 +160,7 @@ class MpiCluster(Cluster):
             worker_class=worker_class,
             worker_options=worker_options,
             env=env,
+            insecure=insecure,
             start_timeout=start_timeout,
             close_timeout=close_timeout,
             orphan_timeout=orphan_timeout,
@@ -169,9 +174,11 @@ class MpiCluster(Cluster):
         self._n_workers = _count_workers(setting, self._environment)
         self._start_timeout = parse_timedelta(setting["start-timeout"])
         self._close_timeout = parse_timedelta(setting["close-timeout"])
-        on_loopback = self._is_local and setting["interface"] is None
+        on_loopback = self._is_local and asks_for_loopback(setting)
         self._interface = loopback_interface() if on_loopback else setting["interface"]
-        self.security, self._protocol = choose_security(security, setting["protocol"], on_loopback)
+        self.security, self._protocol = choose_security(
+            security, setting["protocol"], on_loopback, setting["insecure"]
+        )
         super().__init__(asynchronous=asynchronous, loop=loop, name=name, quiet=True)
         if not self.called_from_running_loop:
             self._loop_runner.start()
@@ -257,10 +264,10 @@ class MpiCluster(Cluster):
         if memory == "auto" and self._is_local:
             memory = int(MEMORY_LIMIT / self._n_workers)
         options = {
-            "dashboard_address": f"{LOOPBACK}:0",
             "death_timeout": max(self._start_timeout, 1.0),
             **setting["worker-options"],
         }
+        options["dashboard_address"] = dashboard_at(options.get("dashboard_address"))
         given = {
             "--scheduler-file": directory / "scheduler.json",
             "--scheduler-port": 0,
@@ -269,7 +276,7 @@ class MpiCluster(Cluster):
             "--nthreads": setting["nthreads"],
             "--memory-limit": memory,
             "--local-directory": setting["local-directory"],
-            "--dashboard-address": setting["dashboard-address"],
+            "--dashboard-address": dashboard_at(setting["dashboard-address"]),
             "--worker-class": setting["worker-class"],
             "--worker-options": json.dumps(options),
             "--name": "mpi",
@@ -389,6 +396,12 @@ class MpiCluster(Cluster):
         return logs
 
 
+def asks_for_loopback(settings: Mapping[str, Any]) -> bool:
+    """Return whether nothing is to listen where other hosts could reach it."""
+    workers = settings["worker-options"]
+    return settings["interface"] is None and is_local(workers.get("host"), workers.get("interface"))
+
+
 def mpi_settings(**given: Any) -> dict[str, Any]:
     """Return what was given, and for the rest what Dask's configuration says under ``mpi``."""
     settings = {}
@@ -416,52 +429,6 @@ async def terminate(scheduler: Any) -> None:
         await asyncio.wait_for(scheduler.terminate(), _ANSWER_S)
 
 
-def choose_security(
-    security: Security | bool | None, protocol: str | None, on_loopback: bool
-) -> tuple[Security | None, str]:
-    """Return the keys and the protocol of a cluster.
-
-    Raises
-    ------
-    ClusterStartError
-        Keys cannot be made here.
-    """
-    if protocol is None and security is None:
-        configured = bool(dask.config.get("distributed.comm.tls.ca-file", None))
-        protocol = "tcp" if on_loopback and not configured else "tls"
-    elif protocol is None:
-        protocol = "tls" if security else "tcp"
-    if not protocol.startswith("tls"):
-        return None, protocol
-    if isinstance(security, Security):
-        return security, protocol
-    if dask.config.get("distributed.comm.tls.ca-file", None):
-        return Security(require_encryption=True), protocol
-    try:
-        return Security.temporary(), protocol
-    except ImportError as error:
-        raise ClusterStartError(
-            "ranks on other hosts need encryption, and the Python module 'cryptography', which"
-            f" makes the keys, is missing: {INSTALL}"
-        ) from error
-
-
-def config_of_tls(security: Security | None) -> dict[str, Any]:
-    """Return the Dask configuration with which others use the same keys."""
-    if security is None:
-        return {}
-    roles = {
-        f"distributed.comm.tls.{role}.{part}": getattr(security, f"tls_{role}_{part}")
-        for role in ("client", "scheduler", "worker")
-        for part in ("cert", "key")
-    }
-    return {
-        "distributed.comm.require-encryption": True,
-        "distributed.comm.tls.ca-file": security.tls_ca_file,
-        **roles,
-    }
-
-
 def _count_workers(setting: Mapping[str, Any], environment: Mapping[str, str]) -> int:
     number = setting["n-workers"]
     if number is None:
@@ -471,14 +438,6 @@ def _count_workers(setting: Mapping[str, Any], environment: Mapping[str, str]) -
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ConfigError(f"n_workers must be a whole number of at least 1, not {number!r}")
     return number
-
-
-def loopback_interface() -> str:
-    """Return the name of the network interface that has the address 127.0.0.1."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(address.address == LOOPBACK for address in addresses):
-            return name
-    raise ClusterStartError(f"this host has no network interface with the address {LOOPBACK}")
 
 
 def _plain(value: Any) -> Any:

@@ -25,15 +25,11 @@ from distributed.core import rpc
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
-from daskspace.clusters.mpi import (
-    LOOPBACK,
-    choose_security,
-    config_of_tls,
-    loopback_interface,
-    terminate,
-)
+from daskspace.clusters.keys import choose_security, config_of_tls
+from daskspace.clusters.listening import dashboard_at, loopback_interface
+from daskspace.clusters.mpi import asks_for_loopback, terminate
 from daskspace.clusters.mpi_launcher import INSTALL, SETTINGS_BELOW_SRUN
-from daskspace.errors import ClusterStartError
+from daskspace.errors import ClusterStartError, ConfigError
 
 LEAST = 3
 _CLIENT = 1
@@ -80,6 +76,8 @@ def join_world(size: int, settings: dict[str, Any], start_timeout: float) -> Wor
     ------
     ClusterStartError
         There are too few ranks, or each is alone.
+    ConfigError
+        Others could reach it without TLS.
     """
     global _world
     if _world is not None:
@@ -112,9 +110,9 @@ def join_world(size: int, settings: dict[str, Any], start_timeout: float) -> Wor
                 " set MPI4PY_LIBMPI to the one of the launcher"
             )
         hosts = set(comm.allgather(socket.gethostname()))
-    on_loopback = len(hosts) == 1 and settings["interface"] is None
+    on_loopback = len(hosts) == 1 and asks_for_loopback(settings)
     protocol, tls = comm.bcast(_agree(settings, on_loopback) if comm.Get_rank() == 0 else None)
-    if isinstance(tls, ClusterStartError):
+    if isinstance(tls, ConfigError):
         raise tls
     with dask.config.set(tls):
         security = Security() if tls else None
@@ -127,11 +125,13 @@ def join_world(size: int, settings: dict[str, Any], start_timeout: float) -> Wor
 
 def _agree(
     settings: dict[str, Any], on_loopback: bool
-) -> tuple[str | None, dict[str, Any] | ClusterStartError]:
+) -> tuple[str | None, dict[str, Any] | ConfigError]:
     """Return the protocol and the configuration with its keys; or why there are none."""
     try:
-        security, protocol = choose_security(None, settings["protocol"], on_loopback)
-    except ClusterStartError as error:
+        security, protocol = choose_security(
+            None, settings["protocol"], on_loopback, settings["insecure"]
+        )
+    except ConfigError as error:
         return None, error
     return protocol, config_of_tls(security)
 
@@ -151,14 +151,14 @@ def _initialize(
         "nthreads": settings["nthreads"],
         "local_directory": settings["local-directory"],
         "memory_limit": memory,
-        "dashboard_address": settings["dashboard-address"],
+        "dashboard_address": dashboard_at(settings["dashboard-address"]),
         "protocol": protocol,
         "worker_class": _NANNY if nanny else settings["worker-class"],
         "worker_options": {
-            "dashboard_address": f"{LOOPBACK}:0",
             "death_timeout": _DEATH_S,
             "silence_logs": logging.CRITICAL,
             **settings["worker-options"],
+            "dashboard_address": dashboard_at(settings["worker-options"].get("dashboard_address")),
         },
         "exit": False,
     }

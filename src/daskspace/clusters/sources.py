@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import dask.config
 import yaml
 
 from daskspace.clusters.config_files import read_config, short
+
+_NO_KEYS = ("DASK_CONFIG", "DASK_ROOT_CONFIG", "DASK_INTERNAL_INHERIT_CONFIG")
+_MOST, _DEEPEST = 20_000, 50
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,80 @@ class Source:
 
     place: str = ""
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key as a file, an environment variable or an option sets it.
+
+    Parameters
+    ----------
+    path : tuple of str
+        Its name and those of the sections around it, outermost first, as they are spelled.
+    value : object
+        Its value.
+    place : str
+        Who has set it: the file and its line, the environment variable, or ``option``.
+    text : str
+        How a file spells the value, empty where that cannot be told or the value is quoted.
+    repeated : str
+        Where the same file has set it before, if it has.
+    """
+
+    path: tuple[str, ...]
+    value: Any
+    place: str
+    text: str = ""
+    repeated: str = ""
+
+
+def canonical(path: tuple[str, ...] | str) -> tuple[str, ...]:
+    """Return a path whose names have hyphens; Dask takes underscores for the same."""
+    names = path.split(".") if isinstance(path, str) else path
+    return tuple(name.replace("_", "-") for name in names)
+
+
+def entries_of(path: Path) -> list[Entry]:
+    """Return all keys of a YAML or JSON file in their order, those of sections within as well.
+
+    Of several documents, all are read. A key that is there twice is returned twice.
+
+    Raises
+    ------
+    OSError, ValueError
+        The file cannot be read, or is no YAML; the message begins with file and line.
+    """
+    place = short(path)
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            found: list[Entry] = []
+            while loader.check_node():
+                found += _collect(loader, loader.get_node(), (), place)
+            return found
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{place}{_line_of(error)}: {_problem_of(error)}") from error
+
+
+def entries_in(environment: Mapping[str, str]) -> list[Entry]:
+    """Return what environment variables set in Dask's configuration."""
+    return [
+        Entry(
+            tuple(variable[5:].lower().split("__")),
+            dask.config.interpret_value(value),
+            f"environment variable {variable}",
+        )
+        for variable, value in sorted(environment.items())
+        if variable.startswith("DASK_") and variable not in _NO_KEYS
+    ]
+
+
+def config_files() -> list[Path]:
+    """Return the files of Dask's configuration; of two that set a key, the later one counts."""
+    return [path for path, _ in dask.config.collect_yaml(dask.config.paths, return_paths=True)]
 
 
 def source_of(key: str, files: Sequence[Path] = ()) -> Source:
@@ -116,6 +193,49 @@ def find_node(path: Path, names: Sequence[str]) -> yaml.Node | None:
 def _pairs(node: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     if isinstance(node, yaml.MappingNode):
         yield from node.value
+
+
+def _collect(
+    loader: yaml.SafeLoader, node: yaml.Node | None, path: tuple[str, ...], place: str
+) -> list[Entry]:
+    """Return what is below a node; what a merge key brings in comes first, for it counts less."""
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    loader.flatten_mapping(node)
+    found: list[Entry] = []
+    seen: dict[str, str] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        line = key.start_mark.line + 1
+        if len(path) >= _DEEPEST:
+            raise ValueError(f"{place}:{line}: it is nested too deeply")
+        below = _collect(loader, value, (*path, name), place)
+        if len(found) + len(below) > _MOST:
+            raise ValueError(f"{place}:{line}: there are too many keys")
+        try:
+            content = loader.construct_document(value)
+        except (ValueError, OverflowError) as error:  # a date that there is not
+            raise ValueError(f"{place}:{line}: {error}") from error
+        is_plain = isinstance(value, yaml.ScalarNode) and value.style is None
+        text = str(value.value) if is_plain else ""
+        where = f"{place}:{line}"
+        found += [Entry((*path, name), content, where, text, seen.get(name, "")), *below]
+        if key.start_mark.index >= node.start_mark.index:  # else it is merged in
+            seen[name] = where
+    return found
+
+
+def _line_of(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f":{mark.line + 1}" if mark is not None else ""
+
+
+def _problem_of(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    problem = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    return " ".join((f"{problem}, {context}" if context else str(problem)).split())
 
 
 def _same(one: str, other: str) -> bool:

@@ -102,7 +102,7 @@ class Operation:
         resume: Resume = False,
     ) -> None:
         self.processes = processes
-        self.name = _checked_name(name)
+        self.name = safe_name(name)
         self.result_directory = None if result_directory is None else str(result_directory)
         if number_processes is None and isinstance(processes, Sized):
             number_processes = len(processes)
@@ -169,6 +169,6 @@ def checked_resume(resume: Resume) -> bool | tuple[str, ...]:
     return states or True
 
 
-def _checked_name(name: str) -> str:
+def safe_name(name: str) -> str:
     """Return a name that is safe in paths and task names."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip("-.")[:60] or "operation"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip("-.")[:60].strip("-.") or "operation"
