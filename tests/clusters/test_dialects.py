@@ -205,7 +205,8 @@ def test_clusters_of_this_machine_are_those_of_mcore():
 def test_classes_of_other_packages_get_their_keywords_untouched():
     fargate = of("prefect-fargate.yaml")
     assert fargate.cluster_class == "dask_cloudprovider.aws.FargateCluster"
-    assert fargate.options == {"image": "daskdev/dask:latest", "n_workers": 4}
+    keywords = {"image": "daskdev/dask:latest", "n_workers": 4}
+    assert fargate.options == {**keywords, "performance_report": True}
     assert (fargate.adapt, fargate.client_kwargs) == ({"maximum": 10}, {"timeout": 60})
     gateway = of("labextension.yaml")
     assert gateway.cluster_class == "dask_gateway:GatewayCluster"

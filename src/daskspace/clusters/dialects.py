@@ -94,8 +94,6 @@ class Recipe:
         Keywords of ``cluster.adapt``.
     client_kwargs : mapping
         Keywords for the client.
-    performance_report : str, optional
-        Where Dask's report is wanted.
     """
 
     dialect: str
@@ -116,7 +114,6 @@ class Recipe:
     args: tuple[Any, ...] = ()
     adapt: Mapping[str, Any] | None = None
     client_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    performance_report: str | None = None
 
     def describe(self) -> str:
         """Return which backend it is, and why, in one line."""
@@ -537,23 +534,25 @@ def _prefect(about: _About, wanted: str | None) -> Recipe | None:
     if not any(word in given for word in words) and not _is_address(given.get("address")):
         return None
     keywords = {word: _keys(given.get(word), word, about) for word in words[1:]}
-    more: dict[str, Any] = {"client_kwargs": keywords["client_kwargs"]}
-    if report := given.get("performance_report_path"):
-        more["performance_report"] = str(report)
+    more = {"client_kwargs": keywords["client_kwargs"]}
     if address := given.get("address"):
         clash = [word for word in words[:3] if given.get(word)]
         if clash:
             raise ConfigError(f"{about.place}: address and {clash[0]} exclude each other")
-        return _of_address(about, str(address), "prefect-dask", key="address", **more)
-    return _of_class(
-        about,
-        "prefect-dask",
-        given.get("cluster_class") or "distributed:LocalCluster",
-        keywords["cluster_kwargs"],
-        key="cluster_class" if given.get("cluster_class") else "cluster_kwargs",
-        adapt=keywords["adapt_kwargs"] or None,
-        **more,
-    )
+        recipe = _of_address(about, str(address), "prefect-dask", key="address", **more)
+    else:
+        recipe = _of_class(
+            about,
+            "prefect-dask",
+            given.get("cluster_class") or "distributed:LocalCluster",
+            keywords["cluster_kwargs"],
+            key="cluster_class" if given.get("cluster_class") else "cluster_kwargs",
+            adapt=keywords["adapt_kwargs"] or None,
+            **more,
+        )
+    if given.get("performance_report_path"):
+        recipe = replace(recipe, options={**recipe.options, "performance_report": True})
+    return recipe
 
 
 def _labextension(about: _About, wanted: str | None) -> Recipe | None:
