@@ -254,6 +254,13 @@ def test_of_several_systems_the_one_that_is_installed_is_taken(tmp_path):
     assert of("ncar-tutorial.yaml", None, system="pbs").backend == "pbs"
 
 
+def test_another_key_of_a_file_is_no_entry_of_it():
+    given = {"a": {"cluster": {"type": "local"}}, "distributed": {"comm": {}}}
+    assert recognise("a", given).backend == "mcore"
+    with pytest.raises(ConfigError, match="unknown backend 'distributed'"):
+        recognise("distributed", given)
+
+
 def test_a_host_is_known_by_its_name(monkeypatch):
     monkeypatch.setenv("NCAR_HOST", "derecho7")
     assert of("ncar-jobqueue.yaml").key == "derecho.pbs"
