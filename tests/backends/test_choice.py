@@ -219,6 +219,12 @@ def test_arguments_count_more_than_our_section_and_it_more_than_defaults(monkeyp
     assert hasty.policies.max_failures == 1
 
 
+def test_null_is_for_the_default():
+    with dask.config.set({"daskspace": dict.fromkeys(DEFAULTS)}):
+        assert create_backend("serial")._run_options.policies == Policies()
+        assert create_backend("slurm")._most == DEFAULTS["jobs"]
+
+
 def test_a_key_of_our_section_that_there_is_not_is_refused_with_its_place(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("daskspace:\n  retries: 1\n  retreis: 2\n")

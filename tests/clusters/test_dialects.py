@@ -205,7 +205,8 @@ def test_clusters_of_this_machine_are_those_of_mcore():
 def test_classes_of_other_packages_get_their_keywords_untouched():
     fargate = of("prefect-fargate.yaml")
     assert fargate.cluster_class == "dask_cloudprovider.aws.FargateCluster"
-    assert fargate.options == {"image": "daskdev/dask:latest", "n_workers": 4}
+    keywords = {"image": "daskdev/dask:latest", "n_workers": 4}
+    assert fargate.options == {**keywords, "performance_report": True}
     assert (fargate.adapt, fargate.client_kwargs) == ({"maximum": 10}, {"timeout": 60})
     gateway = of("labextension.yaml")
     assert gateway.cluster_class == "dask_gateway:GatewayCluster"
@@ -251,6 +252,13 @@ def test_of_several_systems_the_one_that_is_installed_is_taken(tmp_path):
     install(tmp_path, "sbatch")
     assert of("ncar-tutorial.yaml").backend == "slurm"
     assert of("ncar-tutorial.yaml", None, system="pbs").backend == "pbs"
+
+
+def test_another_key_of_a_file_is_no_entry_of_it():
+    given = {"a": {"cluster": {"type": "local"}}, "distributed": {"comm": {}}}
+    assert recognise("a", given).backend == "mcore"
+    with pytest.raises(ConfigError, match="unknown backend 'distributed'"):
+        recognise("distributed", given)
 
 
 def test_a_host_is_known_by_its_name(monkeypatch):

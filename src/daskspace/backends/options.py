@@ -45,8 +45,9 @@ dask.config.update_defaults({"daskspace": dict(DEFAULTS)})
 
 
 def configured(name: str) -> Any:
-    """Return what Dask's configuration says of one of our options."""
-    return dask.config.get(f"daskspace.{_key(name)}", None)
+    """Return what Dask's configuration says of one of our options; null is for the default."""
+    value = dask.config.get(f"daskspace.{_key(name)}", None)
+    return DEFAULTS.get(_key(name)) if value is None else value
 
 
 def check_section(files: Sequence[Path] = ()) -> None:

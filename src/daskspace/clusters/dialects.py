@@ -94,8 +94,6 @@ class Recipe:
         Keywords of ``cluster.adapt``.
     client_kwargs : mapping
         Keywords for the client.
-    performance_report : str, optional
-        Where Dask's report is wanted.
     """
 
     dialect: str
@@ -116,7 +114,6 @@ class Recipe:
     args: tuple[Any, ...] = ()
     adapt: Mapping[str, Any] | None = None
     client_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    performance_report: str | None = None
 
     def describe(self) -> str:
         """Return which backend it is, and why, in one line."""
@@ -224,11 +221,11 @@ class _About:
 
 def _recognised(given: Any, about: _About, other_names: Callable[[], Iterable[str]]) -> Recipe:
     if given is None or given == "":
-        return _of_contents(about, None) if about.values else _of_default(about, other_names)
+        return _of_contents(about) if about.values else _of_default(about, other_names)
     if isinstance(given, str):
         return _of_text(given, about, other_names)
     if isinstance(given, Mapping | list | tuple | os.PathLike):
-        return _of_contents(about.and_also(given), None)
+        return _of_contents(about.and_also(given))
     if _is_live(given):
         kind = "live client" if hasattr(given, "submit") else "live cluster"
         return about.recipe(kind, target=given)
@@ -269,9 +266,9 @@ def _of_text(given: str, about: _About, other_names: Callable[[], Iterable[str]]
     if _ADDRESS.fullmatch(given):
         return _of_address(about, given, "address")
     if is_path(given):
-        return _of_contents(about.and_also(given), None)
+        return _of_contents(about.and_also(given))
     if given in shipped_configs():
-        return _of_contents(about.and_also(given), None)
+        return _of_contents(about.and_also(given))
     theirs = list(other_names())
     if given in theirs:
         return about.recipe("name", backend=given)
@@ -297,7 +294,7 @@ def _of_text(given: str, about: _About, other_names: Callable[[], Iterable[str]]
 def _of_name(name: str, about: _About) -> Recipe:
     """Return the recipe for the name of one of our backends, with the configuration given."""
     system = _SYSTEM_OF.get(name)
-    foreign = _foreign(about, None) if about.values else None
+    foreign = _foreign(about) if about.values else None
     if foreign is not None and foreign.backend == name:
         return foreign
     if foreign is not None and foreign.dialect != "labextension":  # every JupyterLab has one
@@ -458,14 +455,14 @@ def _of_word(
 # What a file, or a mapping, holds
 
 
-def _of_contents(about: _About, wanted: str | None) -> Recipe:
+def _of_contents(about: _About) -> Recipe:
     """Return the recipe for what a configuration is about."""
     if not about.values:
         raise ConfigError(
             f"{about.place} configures nothing: {_why_empty(about.contents)}; see"
             f" {', '.join(shipped_configs())} among the shipped configurations"
         )
-    foreign = _foreign(about, wanted)
+    foreign = _foreign(about)
     if foreign is not None:
         return foreign
     own = about.values.get("daskspace")
@@ -494,7 +491,7 @@ def _of_text_in_file(name: str, about: _About) -> Recipe:
     return _of_text(name, about, tuple)
 
 
-def _foreign(about: _About, wanted: str | None) -> Recipe | None:
+def _foreign(about: _About) -> Recipe | None:
     """Return the recipe of the first dialect, of those that are not jobqueue's, that fits."""
     for dialect in (
         _scheduler_file,
@@ -506,20 +503,20 @@ def _foreign(about: _About, wanted: str | None) -> Recipe | None:
         _hpcconfig,
         _ncar,
     ):
-        recipe = dialect(about, wanted)
+        recipe = dialect(about)
         if recipe is not None:
             return recipe
     return None
 
 
-def _scheduler_file(about: _About, wanted: str | None) -> Recipe | None:
+def _scheduler_file(about: _About) -> Recipe | None:
     values = about.values
     if not ("address" in values and "workers" in values and len(about.contents.files) == 1):
         return None
     return about.recipe("scheduler file", scheduler_file=str(about.contents.files[0]), source="")
 
 
-def _dask_ctl(about: _About, wanted: str | None) -> Recipe | None:
+def _dask_ctl(about: _About) -> Recipe | None:
     spec = about.values
     if not ("version" in spec and "class" in spec):
         return None
@@ -531,32 +528,34 @@ def _dask_ctl(about: _About, wanted: str | None) -> Recipe | None:
     return _of_class(about, "dask-ctl", name, keywords, key="class", args=args)
 
 
-def _prefect(about: _About, wanted: str | None) -> Recipe | None:
+def _prefect(about: _About) -> Recipe | None:
     given = {str(key).replace("-", "_"): value for key, value in about.values.items()}
     words = ("cluster_class", "cluster_kwargs", "adapt_kwargs", "client_kwargs")
     if not any(word in given for word in words) and not _is_address(given.get("address")):
         return None
     keywords = {word: _keys(given.get(word), word, about) for word in words[1:]}
-    more: dict[str, Any] = {"client_kwargs": keywords["client_kwargs"]}
-    if report := given.get("performance_report_path"):
-        more["performance_report"] = str(report)
+    more = {"client_kwargs": keywords["client_kwargs"]}
     if address := given.get("address"):
         clash = [word for word in words[:3] if given.get(word)]
         if clash:
             raise ConfigError(f"{about.place}: address and {clash[0]} exclude each other")
-        return _of_address(about, str(address), "prefect-dask", key="address", **more)
-    return _of_class(
-        about,
-        "prefect-dask",
-        given.get("cluster_class") or "distributed:LocalCluster",
-        keywords["cluster_kwargs"],
-        key="cluster_class" if given.get("cluster_class") else "cluster_kwargs",
-        adapt=keywords["adapt_kwargs"] or None,
-        **more,
-    )
+        recipe = _of_address(about, str(address), "prefect-dask", key="address", **more)
+    else:
+        recipe = _of_class(
+            about,
+            "prefect-dask",
+            given.get("cluster_class") or "distributed:LocalCluster",
+            keywords["cluster_kwargs"],
+            key="cluster_class" if given.get("cluster_class") else "cluster_kwargs",
+            adapt=keywords["adapt_kwargs"] or None,
+            **more,
+        )
+    if given.get("performance_report_path"):
+        recipe = replace(recipe, options={**recipe.options, "performance_report": True})
+    return recipe
 
 
-def _labextension(about: _About, wanted: str | None) -> Recipe | None:
+def _labextension(about: _About) -> Recipe | None:
     extension = about.values.get("labextension")
     if not isinstance(extension, Mapping):
         return None
@@ -579,7 +578,7 @@ def _labextension(about: _About, wanted: str | None) -> Recipe | None:
     )
 
 
-def _esmvaltool(about: _About, wanted: str | None) -> Recipe | None:
+def _esmvaltool(about: _About, wanted: str | None = None) -> Recipe | None:
     settings = about.values.get("dask")
     if isinstance(settings, Mapping) and isinstance(settings.get("profiles"), Mapping):
         profiles = settings["profiles"]
@@ -626,7 +625,7 @@ def _profile(
     return replace(recipe, config=config, files=about.contents.files)
 
 
-def _dagster(about: _About, wanted: str | None) -> Recipe | None:
+def _dagster(about: _About) -> Recipe | None:
     cluster = about.values.get("cluster")
     execution = about.values.get("execution")
     if cluster is None and isinstance(execution, Mapping):
@@ -645,7 +644,7 @@ def _dagster(about: _About, wanted: str | None) -> Recipe | None:
     return _of_word(about, "dagster-dask", f"cluster.{word}", word, given)
 
 
-def _hpcconfig(about: _About, wanted: str | None) -> Recipe | None:
+def _hpcconfig(about: _About, wanted: str | None = None) -> Recipe | None:
     found = [
         name
         for name, entry in about.values.items()
@@ -653,9 +652,9 @@ def _hpcconfig(about: _About, wanted: str | None) -> Recipe | None:
         and isinstance(entry.get("cluster"), Mapping)
         and "type" in entry["cluster"]
     ]
-    if not found:
+    if not found or wanted not in (None, *found):
         return None
-    name = wanted if wanted in found else _the_one(found, about)
+    name = wanted or _the_one(found, about)
     entry = dict(about.values[name])
     keywords = dict(entry.pop("cluster"))
     rest = {key: value for key, value in about.values.items() if key not in found}
@@ -665,17 +664,18 @@ def _hpcconfig(about: _About, wanted: str | None) -> Recipe | None:
     return _of_word(alone, "dask-hpcconfig", f"{name}.cluster", word, keywords)
 
 
-def _ncar(about: _About, wanted: str | None) -> Recipe | None:
+def _ncar(about: _About, wanted: str | None = None) -> Recipe | None:
     hosts = [
         str(name)
         for name, entry in about.values.items()
         if isinstance(entry, Mapping) and entry and all(key in BACKEND_OF for key in entry)
     ]
-    if not hosts or did_you_mean("jobqueue", hosts):  # or a slip of the pen
+    slip = did_you_mean("jobqueue", hosts)
+    if not hosts or slip or wanted not in (None, *hosts):
         return None
     here = os.environ.get("NCAR_HOST") or socket.gethostname().partition(".")[0]
     named = [host for host in hosts if here.startswith(host)]
-    host = wanted if wanted in hosts else named[0] if named else _the_one(hosts, about)
+    host = wanted or (named[0] if named else _the_one(hosts, about))
     entry = about.values[host]
     system = _the_one(list(entry), about, f"{host}.") if about.told is None else about.told
     system = system_named(system, "system")
