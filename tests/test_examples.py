@@ -1,5 +1,6 @@
 """The examples that we ship: real data, the same results on every backend."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -13,14 +14,25 @@ from .backends.backends_under_test import BACKENDS_UNDER_TEST
 MAY_DIFFER = {"start", "duration", "host", "peak_memory"}
 
 
-@pytest.fixture
-def copied(tmp_path, monkeypatch):
+pytestmark = pytest.mark.xdist_group("examples")  # on serial they run but once
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
     """The examples in a directory of a user's own."""
+    directory = tmp_path_factory.mktemp("examples")
     for path in EXAMPLES.iterdir():
         if path.is_file():
-            shutil.copy(path, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+            shutil.copy(path, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def on_serial(examples):
+    """Run an example on serial, once; return its operation."""
+    return functools.cache(functools.partial(run, backend_type="serial"))
 
 
 def run(example, backend_type):
@@ -32,23 +44,26 @@ def comparable(operation):
     return [{k: v for k, v in row.items() if k not in MAY_DIFFER} for row in operation.rows()]
 
 
-@pytest.mark.timeout(600)
-def test_the_benchmark_gives_the_same_table_on_every_backend(copied):
-    tables = {name: comparable(run("classification", name)) for name in BACKENDS_UNDER_TEST}
-    reference = tables.pop("serial")
+each_other_backend = pytest.mark.parametrize(
+    "backend_type", [name for name in BACKENDS_UNDER_TEST if name != "serial"]
+)
+
+
+@each_other_backend
+def test_the_benchmark_gives_the_same_table_on_every_backend(on_serial, backend_type):
+    reference = comparable(on_serial("classification"))
     assert [row["state"] for row in reference].count("failed") == 3
     assert min(row["accuracy"] for row in reference if row["state"] == "done") > 0.3
-    for name, table in tables.items():
-        assert table == reference, name
+    assert comparable(run("classification", backend_type)) == reference
 
 
-@pytest.mark.timeout(600)
-def test_mandelbrot_gives_the_same_picture_on_every_backend(copied):
-    pictures = set()
-    for name in BACKENDS_UNDER_TEST:
-        operation = run("mandelbrot", name)
-        assert [row["state"] for row in operation.rows()] == ["done"] * 49
-        directory = Path(operation.result_directory)
-        pictures.add((directory / "mandelbrot.png").read_bytes())
-        assert not list(directory.glob("*.npy"))
-    assert len(pictures) == 1
+@each_other_backend
+def test_mandelbrot_gives_the_same_picture_on_every_backend(on_serial, backend_type):
+    operation = run("mandelbrot", backend_type)
+    assert [row["state"] for row in operation.rows()] == ["done"] * 49
+    assert not list(Path(operation.result_directory).glob("*.npy"))
+    assert picture_of(operation) == picture_of(on_serial("mandelbrot"))
+
+
+def picture_of(operation):
+    return Path(operation.result_directory, "mandelbrot.png").read_bytes()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dask.config
 import pytest
 
 import daskspace
@@ -62,36 +61,13 @@ def test_imports_point_downwards():
             assert LAYERS.index(target) <= LAYERS.index(room), f"{path} imports {target}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "cluster_configs").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_a_cluster_config_is_one_that_dask_takes_and_mcore_runs_with(path, tmp_path):
-    import distributed  # noqa: F401 - which registers its defaults
+def test_the_shipped_configurations_are_those_at_the_top_and_each_is_told_of():
+    from daskspace.clusters.config_files import shipped_configs
 
-    for key in leaves(dask.config.collect([str(path)], env={})):
-        parent = key.rpartition(".")[0]
-        assert dask.config.get(parent) is not None, key
-    spec = tmp_path / "spec.yaml"
-    program = "def root(x):\n    return x ** 0.5\n"
-    (tmp_path / "roots.py").write_text(program)
-    spec.write_text("function: roots:root\nparameter_ranges: {x: [4]}\n")
-    ran = subprocess.run(
-        [sys.executable, "-m", "daskspace", "run", "spec.yaml", "-m", "-O", "n_workers=1"],
-        cwd=tmp_path,
-        env={"DASK_CONFIG": str(path), "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert ran.returncode == 0, ran.stderr
-
-
-def leaves(config, before=""):
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}"
+    names = {path.stem for path in (ROOT / "cluster_configs").iterdir()}
+    assert names == set(shipped_configs())
+    told = (ROOT / "docs/configs.md").read_text()
+    assert all(f"`{name}`" in told for name in names)
 
 
 def test_links_between_our_documents_lead_somewhere():

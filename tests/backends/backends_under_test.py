@@ -4,10 +4,9 @@ import os
 from functools import partial
 from pathlib import Path
 
-from distributed.deploy.subprocess import SubprocessCluster
-
 from daskspace import DaskBackend, create_backend
 
+from ..clusters.launchers import launcher_of  # noqa: TID252 - shared by two rooms
 from .sites import SITES
 
 
@@ -15,6 +14,8 @@ class CommandsBackend(DaskBackend):
     """What a user writes for another Dask cluster: here scheduler and workers are commands."""
 
     def _open_cluster(self):
+        from distributed.deploy.subprocess import SubprocessCluster  # children import this as well
+
         return SubprocessCluster(**self.options)
 
 
@@ -41,6 +42,7 @@ BACKENDS_UNDER_TEST = {
     "serial": partial(create_backend, "serial"),
     "mcore": partial(create_backend, "mcore", n_workers=2),
     "mpi": mpi_backend,
+    "openmpi": lambda: mpi_backend(launcher=launcher_of("openmpi")),
     "commands": commands_backend,
     "loadl": lambda: SITES["loadl"]().backend(jobs=2),
     "slurm": lambda: SITES["slurm"]().backend(jobs=2),

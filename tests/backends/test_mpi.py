@@ -24,7 +24,7 @@ from ..clusters.launchers import (  # noqa: TID252 - shared by two rooms
     nothing_left,
 )
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.timeout(240)]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -173,7 +173,7 @@ def start_world(launcher, ranks, *command, **variables):
 def run_world(launcher, ranks, *command, **variables):
     program = start_world(launcher, ranks, *command, **variables)
     try:
-        out, err = program.communicate(timeout=60)
+        out, err = program.communicate(timeout=150)
     finally:
         program.kill()
     return program.returncode, out, err

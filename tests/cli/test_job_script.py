@@ -82,7 +82,7 @@ def test_every_setting_tells_where_it_is_from(place):
 def test_settings_that_do_something_else_than_they_say_are_pointed_out(place):
     place.write("dask.yaml", CONFIGURED)
     found = settings(place, "slurm")
-    assert found["walltime"]["value"] == 43200
+    assert found["walltime"]["value"] == "12:00:00"
     assert "takes 12:00:00 for the number 43200" in found["walltime"]["remark"]
     assert "nothing reads it; did you mean 'worker_extra_args'" in found["worker_extra"]["remark"]
 

@@ -33,6 +33,14 @@ def find_launchers():
 
 LAUNCHERS = find_launchers()
 
+
+def launcher_of(flavour):
+    """The launcher of a flavour; without one the test is skipped."""
+    if flavour not in LAUNCHERS:
+        pytest.skip(f"needs {INSTALLED[flavour]}")
+    return LAUNCHERS[flavour]
+
+
 each_launcher = pytest.mark.parametrize(
     "launcher",
     [

@@ -51,25 +51,36 @@ def backend_class(name: str) -> type[DaskBackend]:
     return theirs
 
 
-def create_backend(backend_type: str = "serial", **options: Any) -> DaskBackend:
+def create_backend(
+    backend_type: Any = "serial", *, config: Any = None, **options: Any
+) -> DaskBackend:
     """Return a backend; nothing is started before its `stage_in` or `run`.
 
     Parameters
     ----------
-    backend_type : str
+    backend_type
         ``serial`` (this process), ``mcore`` (all cores), ``mpi``, ``loadl`` (LoadLeveler), or
         another batch system: ``slurm``, ``pbs``, ``sge``, ``lsf``, ``htcondor``, ``oar``, ``moab``;
-        or a name that an installed package brings, see ``daskspace backends``.
+        or a name that an installed package brings, see ``daskspace backends``. Or what describes a
+        cluster elsewhere: a section of Dask's configuration such as ``jobqueue.casper``, a file of
+        any known dialect, an address, a scheduler file, a class as ``package.module:Class``, a
+        function that returns a cluster, a live cluster or client. None is for the one that `config`
+        or Dask's configuration, ``daskspace.backend``, is about.
+    config : path, str, mapping or list of them, optional
+        Dask configuration for this backend alone: a file, the name of a shipped one such as
+        ``laptop``, or a mapping. It counts more than Dask's files and less than its variables.
     **options
         Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
-        `distributed.LocalCluster`.
+        `distributed.LocalCluster`. They count more than all else.
 
     Raises
     ------
     ConfigError
-        The backend or an option is unknown.
+        It is nothing that is known, or an option is unknown.
     """
-    return backend_class(backend_type)(**options)
+    from daskspace.backends.choice import make_backend
+
+    return make_backend(backend_type, config, options)
 
 
 def run_operation(

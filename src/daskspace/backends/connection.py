@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.config
 
+from daskspace.backends.links import Dashboard, find_dashboard
 from daskspace.errors import ClusterStartError, DaskspaceError
 from daskspace.execution.isolation import close_idle_hosts
 from daskspace.execution.travel import patiently
@@ -62,6 +64,10 @@ class Connection:
         None where there is none, or where it cannot be known.
     workers : int
         The number of workers when `count_slots` was last called.
+    dashboard : Dashboard or None
+        Where the dashboard is; None where there is none.
+    no_page : str
+        Why there is no Operation page on it; empty where there is one.
     """
 
     def __init__(
@@ -75,9 +81,11 @@ class Connection:
         self.client: Client | None = None
         self.cluster: Cluster | None = None
         self.workers = 0
+        self.dashboard: Dashboard | None = None
+        self.no_page = ""
         self._slots = 1
         try:
-            with dask.config.set(_missing_config()), _interrupts_wait():
+            with dask.config.set(_missing_config()), _interrupts_wait(), _any_port():
                 opened = open_cluster()
                 self.executor = opened if isinstance(opened, Executor) else self._connect(opened)
         except BaseException as error:
@@ -103,6 +111,11 @@ class Connection:
             self.workers, self._slots = len(threads), sum(threads.values())
         return self._slots
 
+    def show(self, group: str, snapshot: str) -> None:
+        """Show on the Operation page how far an operation has come."""
+        if self.client is not None and not self.no_page and self.is_alive:
+            self._call("daskspace_show", group=group, snapshot=snapshot)
+
     def close(self) -> None:
         """Close what was opened; harmless when repeated."""
         with contextlib.suppress(Exception), _unworried():
@@ -121,12 +134,43 @@ class Connection:
             self._resources.callback(self.client.close)
         for plugin in self._worker_plugins():
             self.client.register_plugin(plugin)
+        self._put_page(self.client)
         return self.client.get_executor(pure=False)
+
+    def _put_page(self, client: Client) -> None:
+        """Put our page on the dashboard, if the scheduler can do that, and find the dashboard."""
+        told = None
+        try:
+            from daskspace.backends.operation_page import OperationPage
+
+            client.register_plugin(OperationPage())
+            told = self._call("daskspace_join")
+            self._resources.callback(self._take_page_away)
+        except Exception as error:
+            self.no_page = _root_cause(error)
+        try:
+            self.dashboard = find_dashboard(client, told)
+        except Exception as error:  # an address of a kind that nobody here knows
+            self.no_page = _root_cause(error)
+
+    def _take_page_away(self) -> None:
+        if self.is_alive:
+            with contextlib.suppress(Exception):
+                self._call("daskspace_leave")
+
+    def _call(self, name: str, **arguments: Any) -> Any:
+        client = self.client
+        assert client is not None  # noqa: S101 - nobody else is called
+        call = getattr(client.scheduler, name)
+        return client.sync(call, client=client.id, **arguments, callback_timeout=_ANSWER_S)
 
     def __str__(self) -> str:
         if self.client is None:
             return "this process"
-        return f"{self.cluster!r}, dashboard {self.client.dashboard_link}"
+        link = self.dashboard and self.dashboard.link
+        return f"{self.cluster!r}, dashboard {link}" + (
+            f", without the Operation page: {self.no_page}" if self.no_page else ""
+        )
 
 
 def _missing_config() -> dict[str, Any]:
@@ -164,6 +208,14 @@ def _interrupts_wait() -> Iterator[None]:
             signal.signal(number, handler)
     if received:
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _any_port() -> Iterator[None]:
+    """Take it as it is when the dashboard gets another port than it wants: the link tells."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use")
+        yield
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from daskspace.backends.base import LONG_S, Backend
 from daskspace.backends.connection import CLOSE_S, Connection
 from daskspace.backends.options import OWN_OPTIONS, take_options
 from daskspace.backends.stage import Stage
+from daskspace.clusters.own_config import holding
 from daskspace.errors import (
     ConfigError,
     ConsolidateError,
@@ -31,10 +32,13 @@ from daskspace.errors import (
 from daskspace.execution.status import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from distributed import Client, WorkerPlugin
     from distributed.deploy.cluster import Cluster
+
+    from daskspace.clusters.dialects import Recipe
 
 _O = TypeVar("_O")
 
@@ -67,6 +71,9 @@ class DaskBackend(Backend):
         and message; 0 switches that off.
     no_workers_timeout : float or str
         How long the cluster may be without workers, in seconds; 60 by default.
+    performance_report : bool
+        Whether Dask's performance report is saved as ``performance-report.html`` in the result
+        directory, however the operation ends.
     **options
         What the subclass needs to open its cluster.
 
@@ -74,6 +81,10 @@ class DaskBackend(Backend):
     ----------
     options : dict
         Those for the cluster, as given.
+    recipe : Recipe or None
+        What `create_backend` made it from.
+    given : mapping or None
+        What was given to `create_backend`, if another program can give the same again.
 
     Raises
     ------
@@ -82,6 +93,8 @@ class DaskBackend(Backend):
     """
 
     default_isolation: ClassVar[str] = "process"
+    recipe: Recipe | None = None
+    given: Mapping[str, Any] | None = None
 
     def __init__(self, **options: Any) -> None:
         self._resources = contextlib.ExitStack()
@@ -119,7 +132,22 @@ class DaskBackend(Backend):
     @property
     def dashboard_link(self) -> str | None:
         """The address of Dask's dashboard; None before `stage_in`, and where there is none."""
-        return self.client.dashboard_link if self.client is not None else None
+        dashboard = self._connection.dashboard if self._connection else None
+        return dashboard.link if dashboard else None
+
+    @property
+    def operation_link(self) -> str | None:
+        """The address of our page on Dask's dashboard, that of the operation; None without it."""
+        connection = self._connection
+        if connection is None or connection.dashboard is None or connection.no_page:
+            return None
+        return connection.dashboard.operation_link
+
+    @property
+    def tunnel(self) -> str | None:
+        """The command that brings the dashboard to the user's own machine, if it needs one."""
+        dashboard = self._connection.dashboard if self._connection else None
+        return dashboard.tunnel() if dashboard else None
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
@@ -137,6 +165,7 @@ class DaskBackend(Backend):
                 "backend": str(self),
                 "options": {k: repr(v) for k, v in self.options.items()},
                 "isolation": self._run_options.isolation,
+                "given": self.given,
             }
             stage = Stage(operation, facts, self._run_options, self._log)
             undo.callback(stage.revoke)
@@ -144,6 +173,10 @@ class DaskBackend(Backend):
             self._stage, self.current_operation = stage, operation
             self._start_logging()
             self._log(f"staged {operation!r} on {connection}")
+            if self.recipe is not None:
+                self._log(f"backend: {self.recipe.describe()}")
+                for remark in self.recipe.remarks:
+                    self._log(remark)
             for level, remark in stage.remarks:
                 self._log(remark, level)
             undo.pop_all()
@@ -169,6 +202,7 @@ class DaskBackend(Backend):
         self.state = "executing"
         self._log("executing")
         deadline = time.monotonic() + _finite(timeout)
+        stage.report(self.check_status, lambda: self._connection)
         stage.execute(connection, carrier, deadline, self._count_slots, self._reconnect)
 
     def check_status(self) -> Status:
@@ -239,7 +273,13 @@ class DaskBackend(Backend):
             self._log("cleaned up")
         self._forget()
 
-    def run(self, operation: _O, timeout: float | None = None) -> _O:
+    def run(
+        self,
+        operation: _O,
+        timeout: float | None = None,
+        *,
+        performance_report: bool | None = None,
+    ) -> _O:
         """Take an operation through all steps and return it.
 
         Never raises because processes failed: see ``operation.rows()``.
@@ -251,6 +291,8 @@ class DaskBackend(Backend):
         timeout : float or None
             After this many seconds what has not ended is ``cancelled``; by default there is no
             limit.
+        performance_report : bool, optional
+            As the option of that name, for this operation.
 
         Raises
         ------
@@ -265,6 +307,8 @@ class DaskBackend(Backend):
         self._check_step("stage_in")
         try:
             self.stage_in(operation)
+            if performance_report is not None:
+                self._staged().wants_performance_report = performance_report
             try:
                 self.execute(timeout)
                 self.retrieve(None)
@@ -316,7 +360,8 @@ class DaskBackend(Backend):
         return self._connection
 
     def _open_connection(self) -> Connection:
-        return Connection(self._open_cluster, self._resources, self._worker_plugins)
+        with holding(self.recipe.config if self.recipe else {}):
+            return Connection(self._open_cluster, self._resources, self._worker_plugins)
 
     def _worker_plugins(self) -> list[WorkerPlugin]:
         """Return the plugins that the workers of the cluster get."""
@@ -351,9 +396,15 @@ class DaskBackend(Backend):
                 raise ConfigError(f"{self} has no option {name!r}{near}")
 
     def _repr_html_(self) -> str:
-        link = self.dashboard_link
         shown = html.escape(str(self.check_status()))
-        more = f', <a href="{html.escape(link)}" target="_blank">dashboard</a>' if link else ""
+        links = {"operation": self.operation_link, "dashboard": self.dashboard_link}
+        more = "".join(
+            f', <a href="{html.escape(link)}" target="_blank">{name}</a>'
+            for name, link in links.items()
+            if link
+        )
+        if tunnel := self.tunnel:
+            more += f"<br>from your own machine: <code>{html.escape(tunnel)}</code>"
         return f"<p><b>{self}</b>: {shown}{more}</p>"
 
     def __repr__(self) -> str:

@@ -46,10 +46,11 @@ _ANSWER_S = 5.0
 
 
 def examine(
-    backend_type: str,
+    backend_type: Any,
     options: Mapping[str, Any],
     timeout_s: float = 300.0,
     tell: Callable[[str], object] = str,
+    config: Any = None,
 ) -> Generator[Finding, None, None]:
     """Yield what is found out about a backend, as it is found out.
 
@@ -59,21 +60,23 @@ def examine(
 
     Parameters
     ----------
-    backend_type : str
-        A name that `create_backend` takes.
+    backend_type
+        What `create_backend` takes.
     options : mapping
         The backend's options.
     timeout_s : float
         How long the process may take to come back, its job's time in the queue included.
     tell : callable
         Gets what is being waited for, now and then.
+    config
+        As `create_backend` takes it.
 
     Raises
     ------
     ConfigError
         The backend or an option is unknown.
     """
-    backend = create_backend(backend_type, **options)
+    backend = create_backend(backend_type, config=config, **options)
     here = []
     for finding in _look_around(backend):
         here.append(finding)
@@ -90,7 +93,7 @@ def examine(
     with contextlib.ExitStack() as undo:
         directory = Path(tempfile.mkdtemp(prefix="daskspace-doctor-", dir="."))
         undo.callback(_remove, directory)
-        visit = _Visit(create_backend(backend_type, **chosen), directory.absolute())
+        visit = _Visit(create_backend(backend_type, config=config, **chosen), directory.absolute())
         undo.callback(visit.close)
         try:
             yield from visit.carry_out(timeout_s, tell)

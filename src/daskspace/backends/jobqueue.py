@@ -20,15 +20,16 @@ import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Security, WorkerPlugin
 from distributed.deploy.spec import ProcessInterface
-from distributed.utils import format_dashboard_link
 
 from daskspace.backends.base import LONG_S
 from daskspace.backends.connection import Connection
 from daskspace.backends.dask_backend import DaskBackend
 from daskspace.backends.fleet import Fleet, FleetOptions
+from daskspace.backends.options import BATCH_OPTIONS, configured
 from daskspace.clusters.jobqueue import dask_jobqueue
 from daskspace.clusters.keys import is_encrypted, key_paths, make_keys, not_encrypted
-from daskspace.clusters.listening import LOOPBACK, scheduler_options, worker_arguments
+from daskspace.clusters.listening import scheduler_options, worker_arguments
+from daskspace.clusters.own_config import inheritance, put
 from daskspace.clusters.queues import QUEUES, Queue
 from daskspace.clusters.walltime import Walltime, margin
 from daskspace.errors import ConfigError
@@ -37,8 +38,6 @@ from daskspace.execution.job_record import PRIVATE_PREFIX, JobRecord
 from daskspace.execution.status import Jobs, Status
 from daskspace.results.directory import unusable
 
-_OWN = ("jobs", "adapt", "insecure", "query_interval")
-_QUERY_S = 30.0
 _START_S = 60.0
 """How long a worker may take from the begin of its job until it looks for the scheduler."""
 _SAFE_ADAPT = {"minimum_jobs": 0, "interval": "5s", "wait_count": 12}
@@ -83,10 +82,11 @@ class JobQueueBackend(DaskBackend):
 
     def __init__(self, **options: Any) -> None:
         self._fleet: Fleet | None = None
-        self._own = {name: options.pop(name) for name in _OWN if name in options}
+        self._own = {name: configured(name) for name in BATCH_OPTIONS}
+        self._own.update({name: options.pop(name) for name in BATCH_OPTIONS if name in options})
         super().__init__(**options)
-        self._most = _count(self._own.get("jobs", 1), "jobs")
-        self._query_every = _duration(self._own.get("query_interval", _QUERY_S), "query_interval")
+        self._most = _count(self._own["jobs"], "jobs")
+        self._query_every = _duration(self._own["query_interval"], "query_interval")
         _check_values(self.options)
 
     def job_script(self) -> str:
@@ -114,16 +114,6 @@ class JobQueueBackend(DaskBackend):
                 return str(job.job_script()).replace(passing, logs)
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self}: {' '.join(str(error).split())}") from error
-
-    @property
-    def dashboard_link(self) -> str | None:
-        """The address of Dask's dashboard on this machine, where alone it can be reached."""
-        client = self.client
-        port = client and client.scheduler_info().get("services", {}).get("dashboard")
-        at = scheduler_options(self._setting("scheduler_options") or {})["dashboard_address"]
-        if not port or not at.startswith(LOOPBACK):
-            return super().dashboard_link
-        return str(format_dashboard_link(LOOPBACK, port))
 
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
@@ -211,7 +201,7 @@ class JobQueueBackend(DaskBackend):
         cluster, job = cls.cluster_class, cls.cluster_class.job_cls
         names = {n for c in (*cluster.__mro__, *job.__mro__) for n in _parameters(c.__init__)}
         unfit = {"asynchronous", "loop", "scheduler", "worker", "n_workers", "scheduler_cls"}
-        return frozenset((names | set(_OWN)) - unfit)
+        return frozenset((names | set(BATCH_OPTIONS)) - unfit)
 
     def _begin_jobs(self) -> None:
         fleet, stage = self._fleet, self._staged()
@@ -253,7 +243,7 @@ class JobQueueBackend(DaskBackend):
             raise ConfigError(
                 f"{self} needs cores and memory of a job, such as cores=4, memory='8 GB'; on the"
                 f" command line: -O cores=4 -O memory='8 GB'; in Dask's configuration:"
-                f" jobqueue.{self._section}.cores and .memory"
+                f" {self.section_key}.cores and .memory"
             )
         _check_size(cores, memory)
         # With one thread each; said outright, for the names of workers depend on it.
@@ -265,6 +255,8 @@ class JobQueueBackend(DaskBackend):
         if re.search(r"\b(ba|da|k|z)?sh\b", shebang):
             prologue = self._setting("job_script_prologue") or self._setting("env_extra") or []
             own = [f'export {JOB_START}="$(date +%s)"', "export MALLOC_MMAP_THRESHOLD_=33554432"]
+            inherited = inheritance(self.recipe.config) if self.recipe else None
+            own += [f"export DASK_INTERNAL_INHERIT_CONFIG={inherited}"] if inherited else []
             keywords["job_script_prologue"] = [*own, *prologue]
         if not self._is_insecure and self.options.get("security") in (None, True):
             keywords["security"] = keys_in(private)
@@ -278,7 +270,7 @@ class JobQueueBackend(DaskBackend):
         return Path(os.path.expanduser(os.path.expandvars(configured))) if configured else None
 
     def _fleet_options(self) -> FleetOptions:
-        adapt = self._own.get("adapt") or None
+        adapt = self._own["adapt"] or None
         if adapt is not None:
             given = adapt if isinstance(adapt, Mapping) else {}
             adapt = {**_SAFE_ADAPT, "maximum_jobs": self._most, **given}
@@ -300,8 +292,18 @@ class JobQueueBackend(DaskBackend):
         return str(self.cluster_class.job_cls.default_config_name())
 
     @property
+    def section_key(self) -> str:
+        """Where Dask's configuration has the settings of the jobs, such as ``jobqueue.slurm``."""
+        if self.recipe is not None and self.recipe.section_key:
+            return self.recipe.section_key
+        return f"jobqueue.{self.options.get('config_name') or self._system}"
+
+    @property
     def _section(self) -> str:
-        return str(self.options.get("config_name") or self._system)
+        name = str(self.options.get("config_name") or self._system)
+        if self.recipe is not None and self.recipe.section is not None:
+            put(name, self.recipe.section)
+        return name
 
     @property
     def _queue(self) -> Queue | None:
@@ -309,7 +311,7 @@ class JobQueueBackend(DaskBackend):
 
     @property
     def _is_insecure(self) -> bool:
-        insecure = bool(self._own.get("insecure", False))
+        insecure = bool(self._own["insecure"])
         scheduler = self._setting("scheduler_options") or {}
         protocols = filter(None, (o.get("protocol") for o in (self.options, scheduler)))
         plain = not all(map(is_encrypted, protocols)) or self.options.get("security") is False
@@ -425,7 +427,7 @@ def _duration(value: Any, name: str) -> float:
     except (TypeError, ValueError, KeyError):
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"{name} must be seconds, such as 30 or '1 min', not {value!r}")
+        raise ConfigError(f"{name} must be seconds, such as 30 or '1 minute', not {value!r}")
     return seconds
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import dask.config
+import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
+from daskspace.clusters.sources import source_of
 from daskspace.errors import ConfigError, did_you_mean
 from daskspace.execution.attempt import ISOLATIONS
 from daskspace.execution.dispatch import Policies
@@ -23,8 +27,50 @@ OWN_OPTIONS = (
     "fail_fast",
     "circuit_breaker",
     "no_workers_timeout",
+    "performance_report",
 )
-"""What every backend takes; all other options are for its cluster."""
+"""What every backend takes; all other options are for its cluster.
+
+Each has a key in the section ``daskspace`` of Dask's configuration.
+"""
+
+
+BATCH_OPTIONS = ("jobs", "adapt", "query_interval", "insecure")
+"""What backends of batch systems take beside them."""
+
+DEFAULTS: Mapping[str, Any] = yaml.safe_load(
+    Path(__file__).parents[1].joinpath("daskspace.yaml").read_text("utf-8")
+)["daskspace"]
+dask.config.update_defaults({"daskspace": dict(DEFAULTS)})
+
+
+def configured(name: str) -> Any:
+    """Return what Dask's configuration says of one of our options."""
+    return dask.config.get(f"daskspace.{_key(name)}", None)
+
+
+def check_section(files: Sequence[Path] = ()) -> None:
+    """Refuse keys of our section that there are not.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Files that count beside Dask's own.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown; the message tells where it is.
+    """
+    section = dask.config.get("daskspace", None)
+    if not isinstance(section, Mapping):
+        where = source_of("daskspace", files).place
+        raise ConfigError(f"{where or 'configuration'}: daskspace must hold keys, not {section!r}")
+    for key in section:
+        if _key(key) not in DEFAULTS:
+            where = source_of(f"daskspace.{key}", files).place or "configuration"
+            near = did_you_mean(_key(key), DEFAULTS) or f"; known are {', '.join(DEFAULTS)}"
+            raise ConfigError(f"{where}: unknown key {key!r} in the section daskspace{near}")
 
 
 @dataclass(frozen=True)
@@ -42,12 +88,15 @@ class RunOptions:
         A process that uses more, in bytes, is stopped.
     policies : Policies
         When a process is run again, and when an operation ends early.
+    performance_report : bool
+        Whether Dask's performance report is saved with the results.
     """
 
     isolation: str
     process_timeout: float | None
     process_memory: int | None
     policies: Policies
+    performance_report: bool = False
 
 
 def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
@@ -58,10 +107,13 @@ def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
     ConfigError
         A value cannot be taken, or values exclude each other.
     """
-    given = {name: options.pop(name) for name in OWN_OPTIONS if options.get(name) is not None}
-    for name in OWN_OPTIONS:
-        options.pop(name, None)
-    timeout = _taken(given, "process_timeout", _seconds, "seconds, such as 60 or '10 min'")
+    check_section()
+    asked = {name: options.pop(name, None) for name in OWN_OPTIONS}
+    if asked["fail_fast"] and asked["max_failures"] is None:
+        asked["max_failures"] = 1
+    chosen = {name: configured(name) if v is None else v for name, v in asked.items()}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    timeout = _taken(given, "process_timeout", _seconds, "seconds, such as 60 or '10 minutes'")
     memory = _taken(given, "process_memory", _bytes, "bytes, such as '2 GB'")
     limited = [name for name in ("process_timeout", "process_memory") if name in given]
     isolation = given.get("isolation", "process" if limited else default_isolation)
@@ -91,6 +143,7 @@ def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
                 waiting, math.inf if "no_workers_timeout" in given else defaults.no_workers_timeout
             ),
         ),
+        bool(given.get("performance_report", False)),
     )
 
 
@@ -100,7 +153,19 @@ def _taken(given: dict[str, Any], name: str, take: Callable[[Any], Any], wanted:
     try:
         return take(given[name])
     except (TypeError, ValueError, KeyError):
-        raise ConfigError(f"{name} must be {wanted}, not {given[name]!r}") from None
+        raise ConfigError(
+            f"{name} must be {wanted}, not {given[name]!r}{from_(name, given[name])}"
+        ) from None
+
+
+def from_(name: str, value: Any) -> str:
+    """Return where a value of our section is from, as the end of a sentence; or nothing."""
+    place = source_of(f"daskspace.{_key(name)}").place if configured(name) == value else ""
+    return f": see daskspace.{_key(name)}, {place}" if place else ""
+
+
+def _key(name: Any) -> str:
+    return str(name).replace("_", "-")
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 from dask.utils import format_bytes, parse_bytes
 
+from daskspace.backends.options import BATCH_OPTIONS
+from daskspace.clusters.section import RENAMED, hyphened
 from daskspace.clusters.sources import Setting, keys_set, source_of
 from daskspace.clusters.walltime import margin
 from daskspace.errors import did_you_mean
@@ -21,7 +23,6 @@ _ALWAYS = (
     *("worker-extra-args", "job-script-prologue", "job-extra-directives", "log-directory"),
     *("local-directory", "shared-temp-directory", "death-timeout", "scheduler-options"),
 )
-_OURS = {"jobs": 1, "adapt": False, "insecure": False, "query_interval": 30}
 _KEYS = {"job_name": "name"}
 """Options that have another name in Dask's configuration."""
 
@@ -72,7 +73,7 @@ def size_of(backend: JobQueueBackend) -> JobSize:
     memory = int(parse_bytes(backend._setting("memory")))
     walltime = backend._walltime
     usable = None if walltime is None else walltime - margin(walltime)
-    jobs = backend._own.get("jobs", 1)
+    jobs = backend._most
     return JobSize(jobs, processes, cores // processes, memory // processes, walltime, usable)
 
 
@@ -86,33 +87,52 @@ def settings_of(backend: JobQueueBackend, given: Mapping[str, Any]) -> list[Sett
     given : mapping
         The options that it was made with.
     """
-    section = f"jobqueue.{backend._section}"
-    known = dask.config.get(section, None) or {}
+    known = dask.config.get(f"jobqueue.{backend._section}", None) or {}
     listed = [key for key in _ALWAYS if _in(known, key)]
-    present = dict.fromkeys(key.replace("_", "-") for key in [*listed, *keys_set(section)])
-    settings = [_setting(backend, given, section, key) for key in present]
+    files = backend.recipe.files if backend.recipe else ()
+    in_files = [hyphened(key) for key in keys_set(backend.section_key, files)]
+    right = backend.recipe is not None and backend.recipe.section is not None
+    in_files = [RENAMED.get(k, k) if right and not known.get(k) else k for k in in_files]
+    present = dict.fromkeys(key.replace("_", "-") for key in [*listed, *in_files])
+    settings = [_setting(backend, given, key) for key in present]
     names = {setting.name for setting in settings}
-    for name, value in {**_OURS, **given}.items():
+    ours = {name: backend._own[name] for name in BATCH_OPTIONS}
+    rest = {**(backend.recipe.options if backend.recipe else {}), **ours, **given}
+    for name, value in rest.items():
         if name not in names:
-            source = "option" if name in given else "default of daskspace"
-            settings.append(Setting(name, value, source))
+            settings.append(Setting(name, value, _source_of_option(backend, name, given)))
     return settings
 
 
-def _setting(backend: JobQueueBackend, given: Mapping[str, Any], section: str, key: str) -> Setting:
+def _source_of_option(backend: JobQueueBackend, name: str, given: Mapping[str, Any]) -> str:
+    recipe = backend.recipe
+    if name in given:
+        return "option"
+    if recipe is not None and name in recipe.options:
+        return f"{recipe.key} in {recipe.source}" if recipe.key else "option"
+    if name not in BATCH_OPTIONS:
+        return "option, by pySPACE's name for it"
+    files = recipe.files if recipe is not None else ()
+    return source_of(f"daskspace.{hyphened(name)}", files).place or "default of daskspace"
+
+
+def _setting(backend: JobQueueBackend, given: Mapping[str, Any], key: str) -> Setting:
     name = next((n for n, k in _KEYS.items() if k == key), key.replace("-", "_"))
     if backend.options.get(name) is not None:
-        source = "option" if name in given else "option, by pySPACE's name for it"
-        return Setting(name, backend.options[name], source)
-    value = dask.config.get(f"{section}.{key}", None)
-    origin = source_of(f"{section}.{key}")
+        return Setting(name, backend.options[name], _source_of_option(backend, name, given))
+    value = dask.config.get(f"jobqueue.{backend._section}.{key}", None)
+    files = backend.recipe.files if backend.recipe else ()
+    spellings = [key, *(old for old, new in RENAMED.items() if new == key and value is not None)]
+    origins = [(old, source_of(f"{backend.section_key}.{old}", files)) for old in spellings]
+    old, origin = next((found for found in origins if found[1].place), (key, origins[0][1]))
     ours = _our_default(backend, name, value)
     if ours is not None:
         return Setting(name, ours, "default of daskspace")
     if not origin.place:
-        package = "daskspace" if backend._section == "loadleveler" else "dask-jobqueue"
+        package = "daskspace" if backend._system == "loadleveler" else "dask-jobqueue"
         return Setting(name, value, f"default of {package}")
-    remark = ""
+    remarks = backend.recipe.remarks if backend.recipe else ()
+    remark = next((r.partition(": ")[2] for r in remarks if _same(r.partition(": ")[0], old)), "")
     if name != "job_name" and name not in backend._option_names():
         near = did_you_mean(name, backend._option_names())
         remark = f"nothing reads it{near}"
@@ -128,6 +148,10 @@ def _our_default(backend: JobQueueBackend, name: str, value: Any) -> Any:
     if name == "log_directory" and not value:
         return "<result directory>/jobs"
     return None
+
+
+def _same(key: str, other: str) -> bool:
+    return hyphened(key) == hyphened(other)
 
 
 def _in(section: Mapping[str, Any], key: str) -> bool:

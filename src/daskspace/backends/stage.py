@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from daskspace.backends.connection import CLOSE_S
 from daskspace.backends.interrupts import Interrupts
 from daskspace.backends.options import RunOptions
+from daskspace.backends.reporter import Reporter
 from daskspace.clusters.leftovers import cancel_leftovers
 from daskspace.errors import DaskspaceError, DirectoryError, OperationError
 from daskspace.execution.attempt import Settings
@@ -29,7 +32,9 @@ from daskspace.execution.isolation import carry_out, stop
 from daskspace.execution.journal import Journal
 from daskspace.execution.lock import Lock
 from daskspace.execution.past import Past, has_header
+from daskspace.execution.snapshot import describe_receipts, describe_status, snapshot_path
 from daskspace.execution.status import Status
+from daskspace.execution.timeline import Bar
 from daskspace.execution.travel import Carrier, InPlace, ToHost, ToWorkers
 from daskspace.operations.base import safe_name
 from daskspace.operations.yaml_file import write_yaml
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from daskspace.backends.connection import Connection
+    from daskspace.backends.performance import PerformanceReport
 
 
 REBUILDS = 2
@@ -73,6 +79,8 @@ class Stage:
     ----------
     remarks : list of (int, str)
         What is to be said once the log is open, and at which level.
+    wants_performance_report : bool
+        Whether Dask's performance report is to be saved.
 
     Raises
     ------
@@ -92,10 +100,14 @@ class Stage:
         self.remarks: list[tuple[int, str]] = []
         self.interrupts = Interrupts(self.drain, self.abort)
         self._options = options
+        self._backend = str(facts["backend"])
         self._log = log
         self._group = f"{self.name}-{uuid.uuid4().hex[:8]}"
         self._allowance = Allowance(_TOLD_AT_ONCE, _TOLD_PER_S)
         self._dispatcher: Dispatcher | None = None
+        self.wants_performance_report = options.performance_report
+        self._performance: PerformanceReport | None = None
+        self._reporter: Reporter | None = None
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._resources = contextlib.ExitStack()
@@ -121,6 +133,8 @@ class Stage:
         DirectoryError
             It cannot be written to the result directory, from where workers read it.
         """
+        if self.wants_performance_report:
+            self._begin_performance_report(connection.client)
         try:
             return self._make_carrier(connection.client, connection.executor)
         except OSError as error:
@@ -168,7 +182,7 @@ class Stage:
             self._past,
             self._options.policies,
             isolated=self._options.isolation != "none",
-            log=lambda message: self._log(message, logging.INFO),
+            log=self._tell_log,
         )
         arguments = (self._dispatcher, carrier, deadline, reconnect)
         if travels:
@@ -188,6 +202,46 @@ class Stage:
         self.interrupts.check()
         if self._was_interrupted:
             raise KeyboardInterrupt
+
+    def report(
+        self, check_status: Callable[[], Status], connection: Callable[[], Connection | None]
+    ) -> None:
+        """Tell those who watch how far the operation has come, from now to its end."""
+        began = round(time.time(), 2)
+        facts = {
+            "name": self.name,
+            "backend": self._backend,
+            "directory": str(self.directory.path),
+            "host": socket.gethostname(),
+            "start": began,
+        }
+
+        def take() -> tuple[dict[str, Any], dict[str, Any]]:
+            link, dispatcher = connection(), self._dispatcher
+            dashboard = link and link.dashboard
+            told = {
+                **facts,
+                **describe_status(check_status()),
+                "dashboard": dashboard and dataclasses.asdict(dashboard),
+                "page": bool(link and dashboard and not link.no_page),
+            }
+            if dispatcher is None:
+                return told, {}
+            failure = self._failure or dispatcher.source.error
+            return told, {
+                "stopped": dispatcher.reason and dispatcher.reason[:500],
+                "error": failure and _told(failure)[:500],
+                "failures": describe_receipts(list(dispatcher.latest_failures)),
+                "timeline": _relative(dispatcher.timeline.rows(), began),
+            }
+
+        def show(snapshot: str) -> None:
+            link = connection()
+            if link is not None:
+                link.show(self._group, snapshot)
+
+        file = snapshot_path(self.directory.path)
+        self._reporter = Reporter(take, file, show, self._ended, self._tell_log)
 
     def wait(self, timeout: float) -> bool:
         """Wait for the end of the execution; return whether it has come.
@@ -221,9 +275,13 @@ class Stage:
         """Let go of the operation; return whether processes may still run on the workers."""
         self.abort("it was cleaned up")
         begun = self._dispatcher is not None
+        if not begun:
+            self._ended.set()
         ended = not begun or self._ended.wait(CLOSE_S)
         left_running = self._dispatcher is not None and self._dispatcher.left_running
         self._journal.close()
+        if self._reporter is not None and ended:
+            self._reporter.finish()
         if ended and not left_running and not isinstance(self._failure, OSError):
             discard(attempts_of(self.directory.path))
         self._resources.close()
@@ -329,7 +387,29 @@ class Stage:
         finally:
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.finish()
+            if self._performance is not None:
+                self._write_performance_report(self._performance)
             self._ended.set()
+
+    def _begin_performance_report(self, client: Client | None) -> None:
+        """Have Dask record what its performance report tells; a failure costs the report alone."""
+        self._performance = None
+        if client is None:
+            self._tell_log("no performance report: it is Dask's, and there is no cluster")
+            return
+        from daskspace.backends.performance import PerformanceReport
+
+        try:
+            self._performance = PerformanceReport(client)
+        except Exception as error:
+            self._tell_log(f"no performance report: {_told(error)}")
+
+    def _write_performance_report(self, report: PerformanceReport) -> None:
+        path = self.directory.performance_report
+        try:
+            report.write(path, self.directory.operation.read_text(encoding="utf-8"))
+        except Exception as error:
+            self._tell_log(f"no performance report: {_told(error)}")
 
     def _carry_out_here(self, *arguments: Any) -> dict[str, Any]:
         self.interrupts.regain()
@@ -351,6 +431,9 @@ class Stage:
             yield
         finally:
             timer.cancel()
+
+    def _tell_log(self, message: str) -> None:
+        self._log(message, logging.INFO)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         """Pass on what is told from where processes run."""
@@ -473,6 +556,14 @@ class Stage:
 def _told(error: BaseException) -> str:
     own = isinstance(error, DaskspaceError)
     return str(error) if own else f"{type(error).__name__}: {error}"
+
+
+def _relative(rows: Mapping[str, list[Bar]], begin: float) -> dict[str, list[Bar]]:
+    """Return a timeline in seconds since `begin`."""
+    return {
+        worker: [(round(a - begin, 2), round(b - begin, 2), n, bad) for a, b, n, bad in row]
+        for worker, row in rows.items()
+    }
 
 
 def _forget_topic(client: Client, topic: str) -> None:

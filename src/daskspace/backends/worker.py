@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def run_batch(settings: Settings, package: Package, parcel: Parcel, tape: Path) 
     def tell(message: Mapping[str, Any]) -> None:
         worker.log_event(settings.group, {**message, "worker": worker.name})
 
-    return carry_out(settings, package, parcel, tape, tell)
+    began = time.time()
+    returned = carry_out(settings, package, parcel, tape, tell)
+    return {**returned, "ran": (str(worker.name), began, time.time())}
 
 
 class Hosts(WorkerPlugin):

@@ -20,9 +20,11 @@ _COMMANDS = {
     "failures": "daskspace.cli.inspect:failures",
     "rerun": "daskspace.cli.rerun:rerun",
     "status": "daskspace.cli.inspect:status",
+    "watch": "daskspace.cli.watch:watch",
     "logs": "daskspace.cli.inspect:logs",
     "backends": "daskspace.cli.backends:backends",
     "job-script": "daskspace.cli.job_script:job_script",
+    "check": "daskspace.cli.check:check",
     "doctor": "daskspace.cli.doctor:doctor",
     "demo": "daskspace.cli.demo:demo",
 }
@@ -35,9 +37,11 @@ _SUMMARIES = {
     "failures": "Show what failed, why, and how to run it again.",
     "rerun": "Run one process again, in the foreground.",
     "status": "Show how far an operation has come.",
+    "watch": "Watch an operation until it ends; may be left.",
     "logs": "Show the log of the operation or of a process.",
     "backends": "List the backends.",
     "job-script": "Show the job script of a batch system; submits nothing.",
+    "check": "Look at the configuration of a cluster; starts nothing.",
     "doctor": "Find out what a backend can do here.",
     "demo": "Run a real benchmark on all cores.",
 }

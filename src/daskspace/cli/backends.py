@@ -31,6 +31,23 @@ def _rows() -> Iterator[dict[str, str]]:
         for package, point in offers.items():
             taken = "not usable: the name is daskspace's own" if name in BACKENDS else ""
             yield _row(name, point.value, package, taken)
+    yield from _configured()
+
+
+def _configured() -> Iterator[dict[str, str]]:
+    """Yield sections of Dask's configuration, and shipped configurations."""
+    from daskspace.backends.choice import recipe_for
+    from daskspace.clusters.config_files import shipped_configs
+    from daskspace.clusters.dialects import sections
+
+    given = [(f"jobqueue.{name}", None, "your Dask configuration") for name in sections()]
+    given += [(name, name, "daskspace, by --config") for name in shipped_configs()]
+    for name, config, package in given:
+        try:
+            what = recipe_for(None if config else name, config).describe()
+        except ConfigError as error:
+            what = f"not usable: {error}"
+        yield {"name": name, "class": "", "package": package, "what": what}
 
 
 def _row(name: str, home: str, package: str, what: str = "") -> dict[str, str]:

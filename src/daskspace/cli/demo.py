@@ -27,6 +27,7 @@ _BEST = 5
 def demo(
     example: str,
     backend: str | None,
+    config: list[str] | None,
     options: dict[str, Any],
     output: Path | None,
 ) -> None:
@@ -44,7 +45,7 @@ def demo(
     out = console()
     out.print(f"operation  {spec}", soft_wrap=True)
     operation = load_operation(spec, output)
-    table, took = run_operation(operation, backend or "mcore", options)
+    table, took = run_operation(operation, backend or "mcore", config, options)
     if example == "classification":
         columns = [*operation.parameters, "run", "accuracy", "f1", "duration"]
         out.print(f"the best {_BEST} of {len(table)}:", style="bold")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daskspace.cli import BAD_INPUT, DONE
-from daskspace.cli.run import options_option
+from daskspace.cli.run import config_option, options_option
 from daskspace.cli.show import console, print_json
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("backend", metavar="BACKEND")
+@config_option
 @options_option
 @click.option(
     "--timeout",
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
     help="How long the job may take, its time in the queue included.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(backend: str, options: dict[str, Any], timeout: float, as_json: bool) -> None:
+def doctor(
+    backend: str,
+    config: list[str] | None,
+    options: dict[str, Any],
+    timeout: float,
+    as_json: bool,
+) -> None:
     """Find out what BACKEND can do here, and what helps if that is too little.
 
     Looks around first, then runs one tiny job through the backend, in a directory of its own in
@@ -49,7 +56,7 @@ def doctor(backend: str, options: dict[str, Any], timeout: float, as_json: bool)
 
     with (
         _terminated_as_interrupted(),
-        contextlib.closing(examine(backend, options, timeout, tell)) as findings,
+        contextlib.closing(examine(backend, options, timeout, tell, config)) as findings,
     ):
         for finding in findings:
             found.append(finding)

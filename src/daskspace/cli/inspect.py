@@ -127,6 +127,25 @@ def _rerun(directory: Path, outcome: Outcome) -> str:
 @_as_json
 def status(directory: Path, as_json: bool) -> None:
     """Show how far the operation in DIRECTORY has come."""
+    facts, start = facts_of(directory)
+    if as_json:
+        print_json(facts)
+        return
+    out = console()
+    counts, total, took = counted(facts["counts"]) or "none yet", facts["total"], facts["seconds"]
+    out.print(f"{facts['name']} on {facts['backend']}: {facts['state']}")
+    out.print(f"ended      {facts['ended']} of {'?' if total is None else total}: {counts}")
+    where = f" on {facts['host']}" if facts["host"] else ""
+    out.print(f"started    {start:%Y-%m-%d %H:%M:%S} UTC, by process {facts['pid']}{where}")
+    if took is not None:
+        out.print(f"took       {seconds(took)}")
+    for name in ("stopped", "error"):
+        if facts[name]:
+            out.print(f"{name:<10} {facts[name]}", soft_wrap=True)
+
+
+def facts_of(directory: Path) -> tuple[dict[str, Any], datetime.datetime]:
+    """Return what a result directory tells of its operation, and when its last session began."""
     from daskspace.execution.lock import holder
     from daskspace.results.directory import ResultDirectory
 
@@ -152,20 +171,7 @@ def status(directory: Path, as_json: bool) -> None:
         "pid": (writer or header).get("pid"),
         "host": writer and writer.get("host"),
     }
-    if as_json:
-        print_json(facts)
-        return
-    out = console()
-    counts = counted(results.counts) or "none yet"
-    out.print(f"{facts['name']} on {facts['backend']}: {facts['state']}")
-    out.print(f"ended      {ended} of {'?' if total is None else total}: {counts}")
-    where = f" on {facts['host']}" if facts["host"] else ""
-    out.print(f"started    {start:%Y-%m-%d %H:%M:%S} UTC, by process {facts['pid']}{where}")
-    if took is not None:
-        out.print(f"took       {seconds(took)}")
-    for name in ("stopped", "error"):
-        if facts[name]:
-            out.print(f"{name:<10} {facts[name]}", soft_wrap=True)
+    return facts, start
 
 
 @click.command()

@@ -7,16 +7,19 @@ from typing import Any
 
 import click
 
-from daskspace.cli.run import options_option
+from daskspace.cli.run import config_option, options_option, tell_choice
 from daskspace.cli.show import console, print_json, print_rows
 from daskspace.errors import ConfigError
 
 
 @click.command("job-script")
 @click.argument("backend", metavar="BACKEND")
+@config_option
 @options_option
 @click.option("--json", "as_json", is_flag=True, help="Print script and settings as JSON.")
-def job_script(backend: str, options: dict[str, Any], as_json: bool) -> None:
+def job_script(
+    backend: str, config: list[str] | None, options: dict[str, Any], as_json: bool
+) -> None:
     """Show what BACKEND would submit for a job; submits nothing and writes nothing.
 
     The script goes to standard output, and where its settings come from to standard error.
@@ -25,7 +28,7 @@ def job_script(backend: str, options: dict[str, Any], as_json: bool) -> None:
     from daskspace.backends.jobqueue import JobQueueBackend
     from daskspace.backends.settings import settings_of, size_of
 
-    made = create_backend(backend, **options)
+    made = create_backend(backend, config=config, **options)
     if not isinstance(made, JobQueueBackend):
         raise ConfigError(f"{backend} submits no jobs, so it has no job script")
     script = made.job_script()
@@ -39,6 +42,7 @@ def job_script(backend: str, options: dict[str, Any], as_json: bool) -> None:
             }
         )
         return
+    tell_choice(made)
     click.echo(script.rstrip())
     rows = [
         {

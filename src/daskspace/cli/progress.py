@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO, cast
 
 from daskspace.cli.show import STATE_STYLES, console_on, reason, told
 from daskspace.execution.outcome import STATES, Outcome
@@ -19,8 +16,6 @@ from daskspace.execution.status import Status, seconds
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from daskspace.backends.dask_backend import DaskBackend
-
 _LOOK_EVERY_S = 0.1
 _LINE_EVERY_S = 10.0
 _LATEST_S = 2.0
@@ -28,18 +23,33 @@ _BAR_WIDTH = 30
 _ERASE = "\r\x1b[2K"
 
 
+class Watched(Protocol):
+    """What can tell how far an operation has come: a backend, or a result directory."""
+
+    @property
+    def operation_link(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def dashboard_link(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def tunnel(self) -> str | None: ...  # noqa: D102
+
+    def check_status(self) -> Status: ...  # noqa: D102
+
+
 class Progress:
-    """Shows how far a backend's operation has come while the `with` block runs.
+    """Shows how far an operation has come while the `with` block runs.
 
     Parameters
     ----------
-    backend : DaskBackend
+    backend : Watched
         Asked for its status ten times a second.
     quiet : bool
         Show nothing.
     """
 
-    def __init__(self, backend: DaskBackend, quiet: bool = False) -> None:
+    def __init__(self, backend: Watched, quiet: bool = False) -> None:
         self._backend = backend
         self._quiet = quiet
         self._stop = threading.Event()
@@ -79,36 +89,37 @@ class Progress:
         status = self._backend.check_status()
         if self._bar is not None and self._bar.is_away(status):
             return
-        link = self._backend.dashboard_link
+        link = self._backend.operation_link or self._backend.dashboard_link
         if link and not self._link_told:
             self._link_told = True
-            self._tell(f"dashboard  {link}")
-            if tunnel := _tunnel(link):
-                self._tell(f"  from your own machine: {tunnel}")
+            self.tell(f"dashboard  {link}")
+            if tunnel := self._backend.tunnel:
+                self.tell(f"  from your own machine: {tunnel}")
         if status.first_failure is not None:
             self.tell_failure(status.first_failure)
         if status.ending and status.ending != self._ending_told and not status.complete:
             self._ending_told = status.ending
-            self._tell(status.ending, style="yellow")
+            self.tell(status.ending, style="yellow")
         if not status.counts:
             return
         if self._bar is not None:
             self._bar.draw(status)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY_S
-            self._tell(str(status))
+            self.tell(str(status))
 
     def tell_failure(self, first: Outcome) -> None:
         """Say what failed first, unless it was said, or it is quiet."""
         if self._quiet or self._failure_told or first.state == "cancelled":
             return
         self._failure_told = True
-        self._tell(f"first failure: {told(first)}", style="red")
-        self._tell(f"  {reason(first)}")
+        self.tell(f"first failure: {told(first)}", style="red")
+        self.tell(f"  {reason(first)}")
         if first.where:
-            self._tell(f"  {first.where}")
+            self.tell(f"  {first.where}")
 
-    def _tell(self, line: str, style: str | None = None) -> None:
+    def tell(self, line: str, style: str | None = None) -> None:
+        """Print a line, above the bar."""
         if self._bar is not None:
             self._bar.erase()
         self._console.print(line, style=style, soft_wrap=True)
@@ -194,16 +205,6 @@ class _Aside:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
-
-
-def _tunnel(link: str) -> str | None:
-    """Return what opens a page of this machine on the one from which the user came by ssh."""
-    address = urllib.parse.urlsplit(link)
-    if "SSH_CONNECTION" not in os.environ or address.hostname not in ("127.0.0.1", "localhost"):
-        return None
-    port, user = address.port, os.environ.get("USER", "")
-    there = f"{user}@{socket.gethostname()}" if user else socket.gethostname()
-    return f"ssh -L {port}:127.0.0.1:{port} {there}"
 
 
 def _summary(status: Status) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def resume(
     directory: Path,
     backend: str | None,
+    config: list[str] | None,
     options: dict[str, Any],
     operation_timeout: float | None,
     as_json: bool,
@@ -58,20 +60,35 @@ def resume(
             f"{error}; or resume it from the program that made it, with"
             f" result_directory={str(directory)!r} and resume=True"
         ) from error
-    last = backend or operation.backend or _last_backend(results)
-    carry_out(operation, last, options, operation_timeout, as_json, quiet)
+    if not (backend or config or operation.backend):
+        backend, config = _last_backend(results)
+    carry_out(operation, backend, config, options, operation_timeout, as_json, quiet)
 
 
-def _last_backend(results: ResultDirectory) -> str | None:
-    """Return the name of the backend of the last session, if it has one."""
+def _last_backend(results: ResultDirectory) -> tuple[str | None, list[str] | None]:
+    """Return what made the backend of the last session, and its configuration."""
     from daskspace.backends import BACKENDS
     from daskspace.backends.installed import entry_points
+    from daskspace.errors import ConfigError
     from daskspace.execution.journal import read_journal
 
-    last = None
+    last, sessions = None, 0
     if results.holds_operation:
         for _, entry in read_journal(results.journal):
-            last = entry.get("backend", last) if "journal" in entry else last
+            if "journal" in entry:
+                last, sessions = entry.get("backend", last), sessions + 1
+    try:
+        text = results.environment_of(sessions).read_text("utf-8")
+        given = json.loads(text).get("given")
+    except (OSError, ValueError):
+        given = None
+    if given:
+        return given["backend"], given["config"] or None
     offered = {n: point.value for n, of in entry_points().items() for point in of.values()}
     places = {**offered, **BACKENDS}
-    return next((n for n, place in places.items() if place.endswith(f":{last}")), None)
+    name = next((n for n, place in places.items() if place.endswith(f":{last}")), None)
+    if last and name is None:
+        raise ConfigError(
+            f"the operation ran on {last}, from a program: say where it is to go on, by -b NAME"
+        )
+    return name, None

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import click
 
@@ -20,6 +20,7 @@ from daskspace.execution.outcome import GOOD_STATES
 from daskspace.execution.status import seconds
 
 if TYPE_CHECKING:
+    from daskspace.backends.dask_backend import DaskBackend
     from daskspace.operations.base import Operation
     from daskspace.results.table import Table
 
@@ -54,11 +55,18 @@ options_option = click.option(
     callback=_parse_options,
     help="An option of the backend, its value in YAML; may be repeated.",
 )
+config_option = click.option(
+    "--config",
+    multiple=True,
+    metavar="FILE",
+    callback=lambda context, parameter, given: list(given) or None,
+    help="Dask configuration for it: a file, or the name of a shipped one; may be repeated.",
+)
 _SHORT = {"serial": "-s", "mcore": "-m", "mpi": "-i", "loadl": "-L"}
 
 
 def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that choose a backend; it gets the name of one, or None."""
+    """Give a command the options that choose a backend: `backend`, `config` and `options`."""
 
     @functools.wraps(command)
     def choosing(*, backend: str | None, **given: Any) -> Any:
@@ -73,7 +81,13 @@ def backend_options(command: Callable[..., Any]) -> Callable[..., Any]:
             for name, short in reversed(_SHORT.items())
         ),
         options_option,
-        click.option("-b", "--backend", metavar="NAME", help="Where to run; see `backends`."),
+        config_option,
+        click.option(
+            "-b",
+            "--backend",
+            metavar="NAME",
+            help="Where to run: a name, see `backends`, a file, an address, a class.",
+        ),
     ):
         choosing = option(choosing)
     return choosing
@@ -86,7 +100,7 @@ _LIMITS = {
         help="Where user code runs: in a child, in a new one for each process, in place.",
     ),
     "process_timeout": click.option(
-        "--process-timeout", metavar="TIME", help="Stop a process that runs longer: 60, '10 min'."
+        "--process-timeout", metavar="TIME", help="Stop a process that runs longer: 60, '10 m'."
     ),
     "process_memory": click.option(
         "--process-memory", metavar="SIZE", help="Stop a process that uses more: '2 GB'."
@@ -98,6 +112,9 @@ _LIMITS = {
         "--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop after N failures."
     ),
     "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop after the first failure."),
+    "performance_report": click.option(
+        "--performance-report", is_flag=True, help="Save Dask's performance report as well."
+    ),
 }
 
 
@@ -136,6 +153,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(
     spec: Path,
     backend: str | None,
+    config: list[str] | None,
     options: dict[str, Any],
     output: Path | None,
     resume: bool,
@@ -149,12 +167,13 @@ def run(
     if resume and output is None:
         raise click.UsageError("--resume needs the result directory: -o DIRECTORY")
     operation = load_operation(spec, output, resume=resume)
-    carry_out(operation, backend, options, timeout, as_json, quiet)
+    carry_out(operation, backend, config, options, timeout, as_json, quiet)
 
 
 def carry_out(
     operation: Operation,
     backend_type: str | None,
+    config: list[str] | None,
     options: Mapping[str, Any],
     timeout: float | None,
     as_json: bool,
@@ -163,7 +182,7 @@ def carry_out(
     """Run an operation, say what came of it, and exit."""
     # What processes print here would spoil the JSON.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        table, took = run_operation(operation, backend_type, options, timeout, quiet)
+        table, took = run_operation(operation, backend_type, config, options, timeout, quiet)
     report(operation, table, took, as_json)
     raise SystemExit(exit_code(table))
 
@@ -171,6 +190,7 @@ def carry_out(
 def run_operation(
     operation: Operation,
     backend_type: str | None,
+    config: list[str] | None,
     options: Mapping[str, Any],
     timeout: float | None = None,
     quiet: bool = False,
@@ -182,7 +202,10 @@ def run_operation(
     from daskspace.results.table import Table
 
     began = time.monotonic()
-    with create_backend(backend_type or operation.backend or "serial", **options) as backend:
+    wanted = backend_type or operation.backend
+    with create_backend(wanted, config=config, **options) as backend:
+        if not quiet:
+            tell_choice(backend)
         try:
             with Progress(backend, quiet) as progress:
                 backend.run(operation, timeout)
@@ -198,7 +221,27 @@ def run_operation(
     return table, took
 
 
-def report(operation: Operation, table: Table, took: float, as_json: bool = False) -> None:
+def tell_choice(backend: DaskBackend) -> None:
+    """Say which backend was chosen and by what, unless that was its name alone."""
+    if backend.recipe is not None and (backend.recipe.key or backend.recipe.source):
+        told = f"backend: {backend.recipe.describe()}"
+        console(stderr=True).print(told, soft_wrap=True)
+
+
+class Told(Protocol):
+    """What is told of an operation at its end."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def result_directory(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def number_processes(self) -> int | None: ...  # noqa: D102
+
+
+def report(operation: Told, table: Table, took: float, as_json: bool = False) -> None:
     """Print what came of an operation, and what to type next."""
     directory = str(operation.result_directory)
     if as_json:

@@ -19,6 +19,7 @@ from daskspace.execution.journal import Journal
 from daskspace.execution.outcome import GOOD_STATES, Outcome
 from daskspace.execution.past import AGAIN, Known, Past
 from daskspace.execution.source import Source
+from daskspace.execution.timeline import Timeline
 from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
 CANCEL = ".cancel"
@@ -34,6 +35,7 @@ _STUCK_AFTER = 3
 _STOP_S = 8.0
 _LOSSES_IN_A_ROW = 10
 _LONGEST_PAUSE_S = 8.0
+_LATEST = 20
 
 
 class ClusterLost(Exception):
@@ -145,6 +147,8 @@ class Dispatcher:
         self.counts: Counter[str] = Counter()
         self.has_sent = False
         self.first_failure: Outcome | None = None
+        self.latest_failures: deque[str] = deque(maxlen=_LATEST)
+        self.timeline = Timeline()
         self.reason: str | None = None
         self.left_running = False
 
@@ -453,6 +457,9 @@ class Dispatcher:
             return
         self._losses_in_a_row = 0
         self._waiting.extendleft(reversed(batch[ended:]))
+        if "ran" in returned and ended:
+            worker, start, stop = returned["ran"]
+            self.timeline.add(worker, start, stop, returned["states"])
         if self._travels and ended:
             fitting = int(BATCH_BUDGET_S * ended / max(returned["busy"], 1e-9))
             self._size = max(1, min(fitting, ended * _GROWTH, LARGEST_BATCH))
@@ -569,6 +576,8 @@ class Dispatcher:
         self._journal.append(receipts)
         self.counts.update(states)
         self._failed_here += sum(states.get(state, 0) for state in AGAIN)
+        if troubles and states.keys() != {"cancelled"}:
+            self.latest_failures.extend(troubles[-_LATEST:])
         if troubles and self.first_failure is None:
             first = Outcome.from_json(troubles[0])
             self.first_failure = None if first.state == "cancelled" else first

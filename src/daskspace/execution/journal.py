@@ -17,6 +17,8 @@ FORMAT = 2
 """The version of the journal's format."""
 
 HEADER = b'{"journal"'
+_END = b'{"end"'
+_LONGEST_END = 1 << 16
 _COPIED_AT_ONCE = 1 << 20
 
 
@@ -176,6 +178,18 @@ def read_journal(
             elif line != b"\n":
                 damaged(offset)
             offset += len(line)
+
+
+def last_end(path: Path) -> dict[str, Any] | None:
+    """Return the end of a journal's last session, None while it has none; however long it is."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _LONGEST_END, 0))
+            lines = file.read().rstrip(b"\n").rpartition(b"\n")
+    except OSError:
+        return None
+    entry = unsealed(lines[2]) if lines[2].startswith(_END) else None
+    return entry["end"] if entry else None
 
 
 def _last_session(path: Path) -> tuple[int, int]:

@@ -26,6 +26,7 @@ class ResultDirectory:
     ``journal.lock``        held by whoever writes the journal
     ``jobs.jsonl``          the batch jobs that worked for it
     ``jobs/``               what they wrote
+    ``performance-report``  ``.html``: Dask's performance report, if it was asked for
     ``.cancel``             asks whoever runs it to stop
     ``.attempts/``          what is being worked on; gone when nothing runs
     ======================  =================================================================
@@ -43,6 +44,7 @@ class ResultDirectory:
         self.jobs = self.path / "jobs"
         self.jobs_record = self.path / "jobs.jsonl"
         self.cancel = self.path / CANCEL
+        self.performance_report = self.path / "performance-report.html"
 
     @property
     def own_files(self) -> tuple[Path, ...]:
