@@ -40,7 +40,8 @@ def _configured() -> Iterator[dict[str, str]]:
     from daskspace.clusters.config_files import shipped_configs
     from daskspace.clusters.dialects import sections
 
-    given = [(f"jobqueue.{name}", None, "your Dask configuration") for name in sections()]
+    given: list[tuple[str, str | None, str]] = []
+    given += [(f"jobqueue.{name}", None, "your Dask configuration") for name in sections()]
     given += [(name, name, "daskspace, by --config") for name in shipped_configs()]
     for name, config, package in given:
         try:
