@@ -47,7 +47,7 @@ def test_the_documented_backend_can_be_installed_and_keeps_the_contract(installe
         )
 
     rows = json.loads(python("-m", "daskspace", "backends", "--json").stdout)
-    assert rows[-1] == {
+    assert next(row for row in rows if row["name"] == "commands") == {
         "name": "commands",
         "class": "CommandsBackend",
         "package": "daskspace-commands",
