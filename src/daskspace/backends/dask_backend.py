@@ -73,7 +73,7 @@ class DaskBackend(Backend):
         How long the cluster may be without workers, in seconds; 60 by default.
     performance_report : bool
         Whether Dask's performance report is saved as ``performance-report.html`` in the result
-        directory, however the operation ends.
+        directory, however the operation ends; it is there after `cleanup`.
     **options
         What the subclass needs to open its cluster.
 

@@ -59,6 +59,7 @@ REBUILDS = 2
 """How often a lost cluster is opened anew during one operation."""
 _TOLD_AT_ONCE, _TOLD_PER_S = 50, 20.0
 _SLICE_S = 0.5
+_REPORT_S = 40.0
 
 
 class Stage:
@@ -108,6 +109,7 @@ class Stage:
         self.wants_performance_report = options.performance_report
         self._performance: PerformanceReport | None = None
         self._reporter: Reporter | None = None
+        self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._resources = contextlib.ExitStack()
@@ -186,9 +188,10 @@ class Stage:
         )
         arguments = (self._dispatcher, carrier, deadline, reconnect)
         if travels:
-            threading.Thread(
+            self._thread = threading.Thread(
                 target=self._carry, args=arguments, name=f"daskspace-{self.name}", daemon=True
-            ).start()
+            )
+            self._thread.start()
             return
         in_place = self._options.isolation == "none"
         with contextlib.ExitStack() as around:
@@ -217,13 +220,13 @@ class Stage:
         }
 
         def take() -> tuple[dict[str, Any], dict[str, Any]]:
-            link, dispatcher = connection(), self._dispatcher
-            dashboard = link and link.dashboard
+            place, dispatcher = connection(), self._dispatcher
+            dashboard = place and place.dashboard
             told = {
                 **facts,
                 **describe_status(check_status()),
                 "dashboard": dashboard and dataclasses.asdict(dashboard),
-                "page": bool(link and dashboard and not link.no_page),
+                "page": bool(place and dashboard and not place.no_page),
             }
             if dispatcher is None:
                 return told, {}
@@ -236,9 +239,9 @@ class Stage:
             }
 
         def show(snapshot: str) -> None:
-            link = connection()
-            if link is not None:
-                link.show(self._group, snapshot)
+            place = connection()
+            if place is not None:
+                place.show(self._group, snapshot)
 
         file = snapshot_path(self.directory.path)
         self._reporter = Reporter(take, file, show, self._ended, self._tell_log)
@@ -282,6 +285,8 @@ class Stage:
         self._journal.close()
         if self._reporter is not None and ended:
             self._reporter.finish()
+        if self._performance is not None and self._thread is not None and ended:
+            self._thread.join(_REPORT_S)  # needs the cluster, which may be closed next
         if ended and not left_running and not isinstance(self._failure, OSError):
             discard(attempts_of(self.directory.path))
         self._resources.close()
@@ -387,9 +392,9 @@ class Stage:
         finally:
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.finish()
+            self._ended.set()
             if self._performance is not None:
                 self._write_performance_report(self._performance)
-            self._ended.set()
 
     def _begin_performance_report(self, client: Client | None) -> None:
         """Have Dask record what its performance report tells; a failure costs the report alone."""
