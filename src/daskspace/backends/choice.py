@@ -71,6 +71,8 @@ def _kind_of(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
 def _imported(dotted: str) -> Any:
     """Return a class, if it is there; what its import does to Dask's configuration is to stay."""
     module, name = re.split(r":|\.(?=[^.]*$)", dotted)[:2]
+    if module.partition(".")[0] == "dask_jobqueue":
+        import daskspace.clusters.jobqueue  # noqa: F401 - without a trace in the user's home
     with contextlib.suppress(Exception):  # it is told by who needs it
         return getattr(importlib.import_module(module), name, None)
     return None

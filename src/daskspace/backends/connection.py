@@ -168,7 +168,7 @@ class Connection:
         if self.client is None:
             return "this process"
         link = self.dashboard and self.dashboard.link
-        return f"{self.cluster!r}, dashboard {link}" + (
+        return f"{self.cluster or self.client!r}, dashboard {link}" + (
             f", without the Operation page: {self.no_page}" if self.no_page else ""
         )
 
