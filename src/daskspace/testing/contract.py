@@ -52,6 +52,8 @@ from daskspace.testing.processes import (
 )
 
 STEPS = ["stage_in", "execute", "retrieve", "consolidate"]
+PATIENCE = (1, 4, 16)
+"""Time limits within which something is done, the later ones where a machine is busy."""
 
 
 STATES = ["idling", "staged", "executing", "retrieved", "consolidated"]
@@ -300,11 +302,16 @@ class InPlaceContract:
                 next(pulled)
                 yield functools.partial(time.sleep, 0.01 if n else 0)
 
-        op = operation(endless())
-        assert op.number_processes is None
-        backend.run(op, timeout=1.0)
-        rows = op.rows()
-        assert {"done"} <= {row["state"] for row in rows} <= {"done", "cancelled"}
+        for timeout in PATIENCE:
+            op = operation(endless())
+            assert op.number_processes is None
+            backend.run(op, timeout)
+            states = states_of(op)
+            assert set(states) <= {"done", "cancelled"}
+            if "done" in states:
+                break
+        else:
+            pytest.fail(f"nothing was done in {PATIENCE} s")
         assert next(pulled) < 20_000
 
     def test_a_generator_that_raises_ends_the_operation_and_keeps_what_ended(self, backend):
@@ -359,17 +366,21 @@ class InPlaceContract:
     # Limits
 
     def test_execute_aborts_after_its_timeout_and_raises_nothing(self, backend):
-        backend.run(squares(2))  # workers may take longer to come
-        op = operation(time_sleep, grid={"x": range(500)})
-        backend.stage_in(op)
-        backend.execute(timeout=4)
-        backend.retrieve()
-        assert "of 500" in str(backend.check_status())
-        backend.consolidate()
-        backend.cleanup()
-        states = states_of(op)
-        assert {"done"} <= set(states) <= {"done", "cancelled"}
-        assert states.count("done") < 500
+        for timeout in PATIENCE:
+            op = operation(time_sleep, grid={"x": range(2000)})
+            backend.stage_in(op)
+            backend.execute(timeout)
+            backend.retrieve()
+            assert "of 2000" in str(backend.check_status())
+            backend.consolidate()
+            backend.cleanup()
+            states = states_of(op)
+            assert set(states) <= {"done", "cancelled"}
+            assert states.count("done") < 2000
+            if "done" in states:
+                break
+        else:
+            pytest.fail(f"nothing was done in {PATIENCE} s")
 
     def test_with_no_time_at_all_nothing_runs(self, backend):
         op = backend.run(operation(touch, grid={"n": range(3)}), timeout=0)
