@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import cloudpickle
@@ -565,6 +566,7 @@ def test_ctrl_c_in_the_terminal_of_a_users_own_cluster_leaves_its_workers(here):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert program.stdout.readline() == "begun\n"
@@ -614,7 +616,8 @@ def test_a_cluster_class_is_opened_and_closed(named):
         check(backend.run(squares()))
         cluster = backend.cluster
         assert backend.client.id.startswith("Client-ours-")
-        assert backend.dashboard_link == cluster.dashboard_link
+        with urllib.request.urlopen(backend.dashboard_link, timeout=30) as page:
+            assert page.status == 200
     assert cluster.status.name == "closed"
 
 
