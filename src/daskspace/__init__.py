@@ -15,29 +15,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # type checkers see what `__getattr__` finds
-    from daskspace.backends import create_backend, run_operation
-    from daskspace.backends.base import Backend
-    from daskspace.backends.dask_backend import DaskBackend
-    from daskspace.backends.multicore import MulticoreBackend
-    from daskspace.backends.serial import SerialBackend
+if TYPE_CHECKING:  # type checkers see what `__getattr__` finds; `as` exports it
+    from daskspace.backends import create_backend as create_backend, run_operation as run_operation
+    from daskspace.backends.base import Backend as Backend
+    from daskspace.backends.dask_backend import DaskBackend as DaskBackend
+    from daskspace.backends.multicore import MulticoreBackend as MulticoreBackend
+    from daskspace.backends.serial import SerialBackend as SerialBackend
     from daskspace.errors import (
-        BackendError,
-        ClusterStartError,
-        ConfigError,
-        ConsolidateError,
-        DaskspaceError,
-        DirectoryError,
-        LifecycleError,
-        OperationError,
-        RetrieveTimeout,
-        SpecError,
+        BackendError as BackendError,
+        ClusterStartError as ClusterStartError,
+        ConfigError as ConfigError,
+        ConsolidateError as ConsolidateError,
+        DaskspaceError as DaskspaceError,
+        DirectoryError as DirectoryError,
+        LifecycleError as LifecycleError,
+        OperationError as OperationError,
+        RetrieveTimeout as RetrieveTimeout,
+        SpecError as SpecError,
     )
-    from daskspace.execution.outcome import Outcome
-    from daskspace.execution.status import Status
-    from daskspace.operations.base import Operation, Process
-    from daskspace.operations.function import operation
-    from daskspace.operations.spec import load_operation
+    from daskspace.execution.outcome import Outcome as Outcome
+    from daskspace.execution.status import Status as Status
+    from daskspace.operations.base import Operation as Operation, Process as Process
+    from daskspace.operations.function import operation as operation
+    from daskspace.operations.spec import load_operation as load_operation
 
 __version__ = "0.1.0"
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .llsim import config as site_config
-from .llsim import formats, processes
+from .llsim import config as site_config, formats, processes
 from .llsim.control import FAULTS, LASTING
 from .llsim.spool import Spool
 

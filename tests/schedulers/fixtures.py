@@ -7,8 +7,7 @@ Tests that use one say so to pytest-xdist, so that one of its workers runs them 
 
 import pytest
 
-from . import gridengine as gridengine_
-from . import slurm as slurm_
+from . import gridengine as gridengine_, slurm as slurm_
 
 
 @pytest.fixture(scope="session")

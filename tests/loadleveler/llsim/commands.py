@@ -4,8 +4,7 @@ import os
 import sys
 import time
 
-from . import config as site
-from . import formats, messages, scheduling, submission
+from . import config as site, formats, messages, scheduling, submission
 from .jcf import RefusedError
 from .spool import Spool
 

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import time
 
-from . import config as site
-from . import processes
+from . import config as site, processes
 from .negotiator import Negotiator
 from .spool import Spool
 

@@ -9,8 +9,7 @@ import shutil
 import signal
 import time
 
-from . import config as site
-from . import processes, scheduling
+from . import config as site, processes, scheduling
 
 QUEUED = {"I", "H", "S", "HS", "D", "NQ"}
 BUSY = scheduling.OCCUPYING
