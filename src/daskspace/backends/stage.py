@@ -212,7 +212,7 @@ class Stage:
         """Tell those who watch how far the operation has come, from now to its end."""
         began = round(time.time(), 2)
         facts = {
-            "name": self.name,
+            "name": str(getattr(self.operation, "name", self.name))[:200],
             "backend": self._backend,
             "directory": str(self.directory.path),
             "host": socket.gethostname(),
