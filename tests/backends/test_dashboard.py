@@ -20,6 +20,7 @@ from distributed import Client, LocalCluster
 
 from daskspace import DaskBackend, create_backend, operation
 from daskspace.backends.links import Dashboard
+from daskspace.operations.base import safe_name
 from daskspace.results.table import Table
 from tests.browser import counts_on, open_page, text_of
 
@@ -73,6 +74,8 @@ def test_the_page_shows_in_a_browser_what_the_table_holds(tmp_path, monkeypatch)
         assert counts["running"] == 2
         assert "executing" in text_of(page)
         assert len(backend.cluster.scheduler.task_groups) == 1, "an operation is one group of tasks"
+        spans = backend.cluster.scheduler.extensions["spans"].spans_search_by_name
+        assert len(spans[(safe_name(op.name),)]) == 1, "and one span"
         Path(gate).touch()
         backend.retrieve()
         backend.consolidate()

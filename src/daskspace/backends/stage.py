@@ -189,7 +189,10 @@ class Stage:
         arguments = (self._dispatcher, carrier, deadline, reconnect)
         if travels:
             self._thread = threading.Thread(
-                target=self._carry, args=arguments, name=f"daskspace-{self.name}", daemon=True
+                target=self._carry_as_span,
+                args=arguments,
+                name=f"daskspace-{self.name}",
+                daemon=True,
             )
             self._thread.start()
             return
@@ -360,6 +363,13 @@ class Stage:
             sys.path[:] = path
             with contextlib.suppress(OSError):
                 os.chdir(here)
+
+    def _carry_as_span(self, *arguments: Any) -> None:
+        """Carry the operation to its end as a span, by which Dask's pages tell tasks apart."""
+        from distributed import span
+
+        with span(self.name):
+            self._carry(*arguments)
 
     def _carry(
         self,
