@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -431,7 +432,19 @@ open("{tmp_path}/seen", "w").write(os.path.dirname(path))
 os.execv("{LAUNCHERS["hydra"]}", ["{LAUNCHERS["hydra"]}", *sys.argv[1:]])
 """
     launcher = fake_launcher(tmp_path / "mpiexec", FORWARD + look)
-    with MpiCluster(1, launcher=launcher, directory=str(tmp_path / "shared")):
+    modes, started = set(), threading.Event()
+
+    def watch():
+        while not started.wait(0.005):
+            for path in tmp_path.glob("shared/*/scheduler.json"):
+                with contextlib.suppress(OSError):
+                    modes.update([path.stat().st_mode & 0o777] if path.stat().st_size else [])
+
+    threading.Thread(target=watch).start()
+    with contextlib.ExitStack() as end:
+        end.callback(started.set)
+        end.enter_context(MpiCluster(1, launcher=launcher, directory=str(tmp_path / "shared")))
+        assert modes == {0o600}
         seen = Path((tmp_path / "seen").read_text())
         assert seen.parent == tmp_path / "shared"
         assert not seen.exists()

@@ -47,6 +47,7 @@ from daskspace.clusters.mpi_launcher import (
 from daskspace.errors import ClusterStartError, ConfigError
 from daskspace.execution.environment import without_rank
 
+_ADDRESS_FILE = "scheduler.json"
 _LOOK_S = 0.05
 _ANSWER_S = 2.0
 _STATUS_S = 2.0
@@ -211,7 +212,7 @@ class MpiCluster(Cluster):
         except OSError as error:
             raise ClusterStartError(f"the directory of the MPI job: {error}") from error
         self._launch(self._directory)
-        address = await self._wait_for_scheduler(self._directory / "scheduler.json", deadline)
+        address = await self._wait_for_scheduler(self._directory / _ADDRESS_FILE, deadline)
         arguments = self.security.get_connection_args("client") if self.security else {}
         self.scheduler_comm = rpc(address, connection_args=arguments)
         left = max(deadline - time.monotonic(), 1.0)
@@ -228,7 +229,8 @@ class MpiCluster(Cluster):
         setting = self._settings
         by_srun = self._launcher.flavour == "srun"
         config = directory / "dask.yaml"
-        config.touch(0o600)
+        for file in (config, directory / _ADDRESS_FILE):  # which the scheduler would open to all
+            file.touch(0o600)
         config.write_text(yaml.safe_dump(self._config_of_ranks()), "utf-8")
         variables = {
             "DASK_CONFIG": str(config),
@@ -269,7 +271,7 @@ class MpiCluster(Cluster):
         }
         options["dashboard_address"] = dashboard_at(options.get("dashboard_address"))
         given = {
-            "--scheduler-file": directory / "scheduler.json",
+            "--scheduler-file": directory / _ADDRESS_FILE,
             "--scheduler-port": 0,
             "--interface": self._interface,
             "--protocol": self._protocol,
