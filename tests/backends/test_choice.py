@@ -191,6 +191,11 @@ def test_options_are_those_of_the_backend_that_was_found():
         create_backend(CONFIGS / "dask-ctl.yaml", n_wrokers=2)
 
 
+def test_who_counts_workers_is_told_of_jobs():
+    with pytest.raises(ConfigError, match="'n_workers': jobs says how many"):
+        create_backend("slurm", n_workers=4)
+
+
 # Our own section
 
 

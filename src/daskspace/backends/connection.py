@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 
 from daskspace.backends.links import Dashboard, find_dashboard
-from daskspace.clusters.own_config import holding
+from daskspace.clusters.own_config import setting
 from daskspace.errors import ClusterStartError, DaskspaceError
 from daskspace.execution.isolation import close_idle_hosts
 from daskspace.execution.travel import patiently
@@ -86,7 +86,7 @@ class Connection:
         self.no_page = ""
         self._slots = 1
         try:
-            with holding(_missing_config()), _interrupts_wait(), _any_port():
+            with setting(_missing_config()), _interrupts_wait(), _any_port():
                 opened = open_cluster()
                 self.executor = opened if isinstance(opened, Executor) else self._connect(opened)
         except BaseException as error:

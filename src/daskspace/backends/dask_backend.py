@@ -93,6 +93,7 @@ class DaskBackend(Backend):
     """
 
     default_isolation: ClassVar[str] = "process"
+    option_hints: ClassVar[Mapping[str, str]] = {}
     recipe: Recipe | None = None
     given: Mapping[str, Any] | None = None
 
@@ -391,7 +392,9 @@ class DaskBackend(Backend):
             if known is not None and name not in known:
                 all_known = {*known, *OWN_OPTIONS}
                 near = (
-                    did_you_mean(name, all_known) or f"; known are {', '.join(sorted(all_known))}"
+                    self.option_hints.get(name)
+                    or did_you_mean(name, all_known)
+                    or f"; known are {', '.join(sorted(all_known))}"
                 )
                 raise ConfigError(f"{self} has no option {name!r}{near}")
 

@@ -79,6 +79,9 @@ class JobQueueBackend(DaskBackend):
     """
 
     cluster_class: ClassVar[type[dask_jobqueue.JobQueueCluster]]
+    option_hints: ClassVar[Mapping[str, str]] = {
+        "n_workers": ": jobs says how many jobs there may be, processes how many workers one has"
+    }
 
     def __init__(self, **options: Any) -> None:
         self._fleet: Fleet | None = None

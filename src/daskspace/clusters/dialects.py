@@ -169,7 +169,8 @@ def recognise(
 def sections() -> list[str]:
     """Return the names of the sections that the user's Dask configuration has for job queues."""
     found = dask.config.get("jobqueue", None, config=dask.config.collect())
-    return [str(name) for name, keys in (found or {}).items() if isinstance(keys, Mapping)]
+    named = found.items() if isinstance(found, Mapping) else ()
+    return [str(name) for name, keys in named if isinstance(keys, Mapping)]
 
 
 @dataclass(frozen=True)

@@ -16,40 +16,44 @@ from daskspace.errors import ConfigError
 _NOT_FOR_WORKERS = ("jobqueue", "labextension", "daskspace", "mpi")
 _numbers = itertools.count(1)
 _turn = threading.RLock()
-_MISSING = object()
 
 
 @contextlib.contextmanager
 def holding(config: Mapping[str, Any]) -> Iterator[None]:
     """Have the configuration hold for a while, over what is there.
 
-    Dask has one configuration for all threads, so one at a time gets its own. What imports add to
-    it meanwhile stays, which it does not with `dask.config.set`.
+    Dask has one configuration for all threads, so one at a time gets its own.
     """
     if not config:
         yield
         return
     with _turn:
-        held = dict(_leaves(config))
-        before = {key: dask.config.get(key, _MISSING) for key in held}
-        dask.config.set(held)
-        try:
+        before = dask.config.config
+        over = {key: dask.config.merge(_part(before, key), {key: config[key]}) for key in config}
+        with setting({key: part[next(iter(part))] for key, part in over.items()}):
             yield
-        finally:
-            for key, value in before.items():
-                if value is _MISSING:
-                    value = _default_of(key)
-                if value is _MISSING:
-                    _remove(key)
-                else:
-                    dask.config.set({key: value})
+
+
+@contextlib.contextmanager
+def setting(values: Mapping[str, Any]) -> Iterator[None]:
+    """Have values set for a while, as by `dask.config.set`; what imports add meanwhile stays.
+
+    That takes a whole section away again which was not there before.
+    """
+    known = len(dask.config.defaults)
+    try:
+        with dask.config.set(values):
+            yield
+    finally:
+        for added in dask.config.defaults[known:]:
+            dask.config.update(dask.config.config, added, priority="old")
 
 
 def register(section: Mapping[str, Any], owner: object) -> str:
     """Return the name of a new section for dask-jobqueue, which goes when its owner goes."""
     name = f"daskspace-{next(_numbers)}"
     put(name, section)
-    weakref.finalize(owner, _remove, f"jobqueue.{name}")
+    weakref.finalize(owner, _remove, name)
     return name
 
 
@@ -78,24 +82,10 @@ def inheritance(config: Mapping[str, Any]) -> str | None:
         ) from error
 
 
-def _leaves(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        key = f"{before}{name}"
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{key}.")
-        else:
-            yield key, value
+def _part(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    name = dask.config.canonical_name(key, dict(config))
+    return {name: config[name]} if name in config else {}
 
 
-def _default_of(key: str) -> Any:
-    """Return what packages have as the default of a key."""
-    values = (dask.config.get(key, _MISSING, config=each) for each in dask.config.defaults)
-    return next((value for value in values if value is not _MISSING), _MISSING)
-
-
-def _remove(key: str) -> None:
-    *sections, name = key.split(".")
-    keys = dask.config.config
-    for section in sections:
-        keys = keys.get(dask.config.canonical_name(section, keys), {})
-    keys.pop(dask.config.canonical_name(name, keys), None)
+def _remove(name: str) -> None:
+    dask.config.config.get("jobqueue", {}).pop(name, None)
