@@ -1,5 +1,6 @@
 """The `mpi` backend in allocations of a real Slurm: by mpiexec, by srun, and as a world."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,13 @@ pytestmark = [
 ]
 
 PROGRAM = """
-import os, sys, time, daskspace
+import json, os, sys, time, daskspace
 
 def work(x):
     time.sleep(0.1)
     return {"node": os.environ["SLURMD_NODENAME"]}
 
-with daskspace.create_backend("mpi", **eval(sys.argv[1])) as backend:
+with daskspace.create_backend("mpi", **json.loads(sys.argv[1])) as backend:
     op = backend.run(daskspace.operation(work, {"x": range(24)}))
     rows = op.rows()
     address = backend.client.scheduler.address
@@ -43,7 +44,7 @@ def place(slurm, tmp_path, monkeypatch):
 
 def batch(place, options):
     """Run the program as a batch script and return what it printed."""
-    script = f"#!/bin/sh\n'{sys.executable}' program.py \"{options}\"\necho code $?\n"
+    script = f"#!/bin/sh\n'{sys.executable}' program.py '{json.dumps(options)}'\necho code $?\n"
     Path("script").write_text(script)
     subprocess.run(["sbatch", *TASKS, "-o", "out", "script"], check=True, capture_output=True)
     text = eventually(lambda: "code" in (out := read("out")) and out, 90)
@@ -68,7 +69,10 @@ def test_in_a_batch_job_it_has_a_worker_for_each_task_and_is_encrypted(place, op
 def test_srun_may_start_it_from_outside_an_allocation(place):
     options = {"launcher": "srun", "n_workers": 2, "launcher_args": ["--mem=2000"]}
     ran = subprocess.run(
-        [sys.executable, "program.py", str(options)], capture_output=True, text=True, timeout=90
+        [sys.executable, "program.py", json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=90,
     )
     assert ran.stdout.startswith("2 tls {'done'}"), ran.stderr
 

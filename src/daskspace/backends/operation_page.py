@@ -67,6 +67,7 @@ class OperationPage(SchedulerPlugin):
     def leave(self, client: str) -> None:
         """Let a client go, and the page with the last one."""
         self._clients.discard(client)
+        self._clients.intersection_update(self._scheduler.clients)  # some were killed
         if self._clients:
             return
         with contextlib.suppress(ValueError):
