@@ -59,22 +59,24 @@ def call_original(process: Any, preparation: Preparation) -> Any:
 def call_with(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     """Call a function with those of `values` that it takes.
 
-    They are passed by their names; to a function that needs other names, by their order, as many
-    as it takes.
+    They are passed by their names; to a function that has other names for them, by their order, as
+    many as it takes.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return function(*values.values())
-    kinds = {parameter.kind for parameter in parameters}
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in variable]
-    if all(p in named and p.name in values for p in needed) and (named or variable[0] not in kinds):
-        names = values if variable[1] in kinds else [p.name for p in named if p.name in values]
+    ordered = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    kinds = {p.kind for p in parameters}
+    takes_any_number = inspect.Parameter.VAR_POSITIONAL in kinds
+    takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds
+    needed = [p.name for p in parameters if p.default is p.empty and "VAR" not in p.kind.name]
+    goes_by_name = ordered[0].name in values if ordered else not takes_any_number
+    if goes_by_name and all(name in values and name in named for name in needed):
+        names = values if takes_any_name else [name for name in named if name in values]
         return function(**{name: values[name] for name in names})
-    by_order = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    most = None if variable[0] in kinds else len(by_order)
+    most = None if takes_any_number else len(ordered)
     return function(*list(values.values())[:most])
 
 
