@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from daskspace import DirectoryError, OperationError, operation
+from daskspace import DirectoryError, OperationError, create_backend, operation
 
 from . import originals
 from .backends_under_test import BACKENDS_UNDER_TEST
@@ -185,6 +185,36 @@ def test_a_process_that_is_killed_or_too_large_costs_no_other(away, tmp_path):
     log = log_of(where)
     assert log.count("record 2 of process 1\n") == 2
     assert log.count("record 2 of process 2\n") == 1
+
+
+def test_a_child_of_this_program_is_prepared_as_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    where = tmp_path / "here"
+    options = {"configuration": {**CONFIGURATION, "file_log_level": "DEBUG"}}
+    with create_backend("serial", isolation="process", retries=1, **options) as backend:
+        flows = [Flow(0, where, "kill"), Flow(1, where, "fail_once"), Flow(2, where)]
+        run_operation(backend, Operation(where, flows))
+    assert [row["state"] for row in table(where)] == ["crashed", "done", "done"]
+    log = log_of(where)
+    assert [log.count(f"detail of process {n}\n") for n in range(3)] == [2, 2, 1]
+
+
+def test_where_several_threads_of_a_worker_run_processes_originals_run_one_by_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    where = tmp_path / "here"
+    options = {"n_workers": 1, "threads_per_worker": 4, "isolation": "none"}
+    with create_backend("mcore", configuration=CONFIGURATION, **options) as backend:
+        does = ["wander", "look"] * 6
+        flows = [Flow(n, where, act) for n, act in enumerate(does)]
+        run_operation(backend, LiveOperation(where, flows))
+    assert states(where) == ["done"] * 12
+    seen = {path.read_text() for path in where.glob("seen_*")}
+    assert seen == {repr([str(tmp_path), False, False, 0])}
+    assert log_of(where).count(" of process ") == 36
 
 
 def test_the_other_attributes_of_its_backends_are_there(backend):

@@ -134,19 +134,20 @@ def test_the_time_counts_from_the_last_process_that_came():
     assert drain(operation) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("failure", ["stage_in", "execute"])
+@pytest.mark.parametrize("failure", ["stage_in", "nothing", "interrupt"])
 def test_a_program_can_end_whatever_failed(tmp_path, failure):
     """Its creator waits for room in a queue that nobody empties."""
     program = f"""
-import multiprocessing, os
+import functools, multiprocessing, os, signal
 from types import SimpleNamespace
 from daskspace import create_backend
 
 def fill(processes):
     for n in range(1000):
-        processes.put(print)
+        processes.put(functools.partial(os.kill, parent, signal.SIGINT))
     processes.put(False)
 
+parent = os.getpid()
 fork = multiprocessing.get_context("fork")
 processes = fork.Queue(4)
 creator = fork.Process(target=fill, args=(processes,))
@@ -156,10 +157,12 @@ operation = SimpleNamespace(processes=processes, create_process=creator,
                             result_directory=directory, consolidate=print)
 backend = create_backend("serial")
 backend.stage_in(operation)
+if {failure!r} == "interrupt":
+    backend.execute()
 raise SystemExit("not executed")
 """
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert ran.returncode == 1
-    assert ("cannot be used" in ran.stderr) == (failure == "stage_in")
+    word = {"stage_in": "cannot be used", "interrupt": "KeyboardInterrupt"}
+    assert word.get(failure, "not executed") in ran.stderr

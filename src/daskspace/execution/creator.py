@@ -21,7 +21,8 @@ to make one process. An operation may have another limit as its ``queue_timeout`
 """
 _LOOK_EVERY_S = 0.2
 _STUCK_S = 30.0
-_END_S = 10.0
+_END_S = 60.0
+"""How long a creator may go on after the False that ends its queue."""
 _EMPTY_S, _TERMINATE_S = 2.0, 1.0
 
 
