@@ -110,7 +110,8 @@ def run_operation(
         What the steps raise; never because processes failed.
     """
     wanted = _backend_of(operation)
-    backend = create_backend(wanted) if wanted else default_backend
+    configuration = getattr(default_backend, "configuration", None)
+    backend = create_backend(wanted, configuration=configuration) if wanted else default_backend
     try:
         backend.stage_in(operation)
         backend.execute(timeout=ex_timeout)

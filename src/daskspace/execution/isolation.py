@@ -25,7 +25,7 @@ import daskspace
 from daskspace.execution.attempt import Settings, interrupt, load_batch, run_attempts
 from daskspace.execution.capture import capturing
 from daskspace.execution.environment import without_rank
-from daskspace.execution.original import holds_originals
+from daskspace.execution.original import holds_originals, one_at_a_time
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.record_receiver import receiving
 from daskspace.execution.tape import Recording, Tape, read_tape
@@ -281,7 +281,8 @@ def carry_out(
             if originals:
                 settings = dataclasses.replace(settings, preparation=preparation)
             if settings.isolation == "none":
-                extra = _in_place(settings, package, batch, tape, tell)
+                with one_at_a_time if originals else contextlib.nullcontext():
+                    extra = _in_place(settings, package, batch, tape, tell)
             elif isinstance(batch, Parcel) and tape_path is not None:
                 extra = _in_host(settings, package, batch, tape_path, tell)
             extra.update(end())

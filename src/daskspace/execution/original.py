@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -19,17 +20,23 @@ if TYPE_CHECKING:
     from daskspace.execution.preparation import Preparation
 
 _ACCEPT_S = 5.0
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()
+"""Held while such a process runs: what it changes belongs to the whole interpreter."""
 
 
 def is_original(call: Any) -> bool:
     """Return whether a process wants to be prepared before it is called."""
-    return hasattr(type(call), "prepare")
+    return _has_prepare(type(call))
+
+
+@functools.lru_cache(256)  # asked for each process, and types are slow to say no
+def _has_prepare(kind: type) -> bool:
+    return hasattr(kind, "prepare")
 
 
 def holds_originals(batch: Iterable[tuple[int, Any]]) -> bool:
     """Return whether any process of a batch wants to be prepared."""
-    return any(is_original(call) for _, call in batch)
+    return any(map(_has_prepare, {type(call) for _, call in batch}))
 
 
 def fresh(call: Any) -> Any:
@@ -46,7 +53,7 @@ def call_original(process: Any, preparation: Preparation) -> Any:
     The process itself calls its ``pre_benchmarking`` and ``post_benchmarking``. Only when it
     raises, so that it may not have come to the latter, that is called here.
     """
-    with _one_at_a_time, _as_before(), _looked_at(preparation.records_to):
+    with one_at_a_time, _as_before(), _looked_at(preparation.records_to):
         call_with(process.prepare, preparation.arguments())
         try:
             return process()
