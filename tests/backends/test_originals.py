@@ -20,13 +20,14 @@ CONFIGURATION = {"name": "tested", "paths": ["/of/pyspace"], "file_log_level": "
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(f"originals on {name}"))
-        for name in ("serial", "mcore", "mpi", "loadl")
-    ],
-)
+EACH = [
+    pytest.param(name, marks=pytest.mark.xdist_group(f"originals on {name}"))
+    for name in ("serial", "mcore", "mpi", "loadl")
+]
+AWAY = EACH[1:]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def warm_backend(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)  # where workers find the classes
@@ -40,14 +41,6 @@ def backend(warm_backend, tmp_path, monkeypatch):
     yield warm_backend
     warm_backend.cleanup()
     assert not [child for child in psutil.Process().children() if is_creator(child)]
-
-
-@pytest.fixture
-def away(backend):
-    """A backend whose processes do not run in this program."""
-    if str(backend) == "SerialBackend":
-        pytest.skip("runs in this program, which is on purpose: takes minutes")
-    return backend
 
 
 def is_creator(child):
@@ -163,7 +156,8 @@ def test_operations_may_share_a_directory_one_after_the_other(backend, tmp_path)
         backend.stage_in(operation([], result_directory=where))
 
 
-def test_a_process_that_is_killed_or_too_large_costs_no_other(away, tmp_path):
+@pytest.mark.parametrize("warm_backend", AWAY, indirect=True)
+def test_a_process_that_is_killed_or_too_large_costs_no_other(backend, tmp_path):
     where = tmp_path / "here"
     flows = [
         Flow(0, where),
@@ -176,7 +170,7 @@ def test_a_process_that_is_killed_or_too_large_costs_no_other(away, tmp_path):
     op.processes = queue.Queue()
     for flow in [*flows, False]:
         op.processes.put(flow)
-    run_operation(away, op)
+    run_operation(backend, op)
     rows = table(where)
     assert [row["state"] for row in rows] == ["done", "crashed", "done", "failed", "done"]
     assert "101 MiB large" in rows[3]["message"]

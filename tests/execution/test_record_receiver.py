@@ -160,22 +160,26 @@ def test_an_attack_costs_a_line_in_the_log_and_nothing_else(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whose a connection is")
-def test_another_user_is_not_served():
-    if os.geteuid() != 0:
-        pytest.skip("only root can be another user, and that takes minutes to get")
+def test_another_user_is_not_served(monkeypatch):
     program = """
 import encodings.idna, os, socket, sys
-os.setgid(65534); os.setuid(65534)
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
 connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)
 print("connected", flush=True)
 connection.sendall(sys.stdin.buffer.read())
 if len(sys.argv) > 2:
     connection.recv(1)
 """
+    own = os.geteuid()
     with receiver() as (running, told):
+        if own != 0:  # who cannot become somebody else, is taken for that
+            monkeypatch.setattr(os, "geteuid", lambda: own + 1)
         for more in (["waits"], []):
             argv = [sys.executable, "-I", "-c", program, str(running.address[1]), *more]
             subprocess.run(argv, input=frame(FIELDS), timeout=60, check=False, stderr=-3)
+        time.sleep(0.5)  # the last one was not waited for
+        monkeypatch.undo()
         say(running, frame({**FIELDS, "msg": "own"}))
     texts = [record["msg"] for record in told]
     assert "own" in texts

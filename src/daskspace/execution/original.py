@@ -26,7 +26,8 @@ one_at_a_time = threading.RLock()
 
 def is_original(call: Any) -> bool:
     """Return whether a process wants to be prepared before it is called."""
-    return _has_prepare(type(call))
+    kind: Any = type(call)
+    return _has_prepare(kind)
 
 
 @functools.lru_cache(256)  # asked for each process, and types are slow to say no
@@ -36,7 +37,7 @@ def _has_prepare(kind: type) -> bool:
 
 def holds_originals(batch: Iterable[tuple[int, Any]]) -> bool:
     """Return whether any process of a batch wants to be prepared."""
-    return any(map(_has_prepare, {type(call) for _, call in batch}))
+    return any(is_original(call) for _, call in batch)
 
 
 def fresh(call: Any) -> Any:
