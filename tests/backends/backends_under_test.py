@@ -44,7 +44,7 @@ BACKENDS_UNDER_TEST = {
     "mpi": mpi_backend,
     "openmpi": lambda: mpi_backend(launcher=launcher_of("openmpi")),
     "commands": commands_backend,
-    "loadl": lambda: SITES["loadl"]().backend(jobs=2),
+    "loadl": lambda **options: SITES["loadl"]().backend(jobs=2, **options),
     "slurm": lambda: SITES["slurm"]().backend(jobs=2),
 }
 """For each backend what makes one, small."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from daskspace import DirectoryError, create_backend, operation
-from daskspace.results.directory import ResultDirectory, opened, reserve, unreserve
+from daskspace.execution.lock import Lock
+from daskspace.results.directory import ResultDirectory, opened, reserve, set_aside, unreserve
 
 
 @pytest.fixture(autouse=True)
@@ -199,3 +200,60 @@ def test_the_layout_is_the_documented_one():
     for file in files:
         assert file.name in ResultDirectory.__doc__
         assert file.parent == directory.path
+
+
+# set_aside
+
+
+def contents(directory):
+    return {p.relative_to(directory): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def ran(directory):
+    """Run an operation that leaves all kinds of files, beside one of the user's."""
+    Path(directory).mkdir()
+    Path(directory, "user.txt").write_text("the user's")
+    op = operation(lambda x, directory: print(x), grid={"x": [1]}, result_directory=directory)
+    with create_backend("serial") as backend:
+        backend.run(op)
+    return Path(directory)
+
+
+def test_the_records_of_an_earlier_operation_make_room_and_can_still_be_read():
+    where = ran("here")
+    before = contents(where)
+    set_aside(where)
+    assert {path.name for path in where.iterdir()} == {"user.txt", "earlier-1"}
+    assert contents(opened(where / "earlier-1").path) == {
+        path: text for path, text in before.items() if path.name != "user.txt"
+    }
+    set_aside(where)
+    assert not (where / "earlier-2").exists()
+
+
+def test_what_was_set_aside_can_come_back():
+    where = ran("here")
+    before = contents(where)
+    set_aside(where)()
+    assert contents(where) == before
+    assert not (where / "earlier-1").exists()
+
+
+def test_an_operation_that_still_runs_is_not_set_aside():
+    where = ran("here")
+    before = contents(where)
+    lock = Lock(where / "journal.lock")
+    with pytest.raises(DirectoryError, match="in use by process"):
+        set_aside(where)
+    lock.release()
+    assert contents(where).keys() == before.keys()
+
+
+def test_without_a_journal_only_what_would_be_overwritten_makes_room():
+    where = Path("here")
+    where.mkdir()
+    for name in ("operation.log", "table.csv"):
+        (where / name).touch()
+    set_aside(where)
+    assert {path.name for path in where.iterdir()} == {"table.csv", "earlier-1"}
+    assert {path.name for path in (where / "earlier-1").iterdir()} == {"operation.log"}

@@ -52,7 +52,11 @@ def backend_class(name: str) -> type[DaskBackend]:
 
 
 def create_backend(
-    backend_type: Any = "serial", *, config: Any = None, **options: Any
+    backend_type: Any = "serial",
+    *,
+    config: Any = None,
+    configuration: Any = None,
+    **options: Any,
 ) -> DaskBackend:
     """Return a backend; nothing is started before its `stage_in` or `run`.
 
@@ -69,6 +73,9 @@ def create_backend(
     config : path, str, mapping or list of them, optional
         Dask configuration for this backend alone: a file, the name of a shipped one such as
         ``laptop``, or a mapping. It counts more than Dask's files and less than its variables.
+    configuration : mapping or object, optional
+        pySPACE's configuration. Its own processes are prepared with it; ``pool_size``, the levels
+        of its logs and the settings of LoadLeveler's jobs stand for options that are not given.
     **options
         Keywords of the backend's Dask cluster, passed on untouched: for ``mcore`` those of
         `distributed.LocalCluster`. They count more than all else.
@@ -80,7 +87,7 @@ def create_backend(
     """
     from daskspace.backends.choice import make_backend
 
-    return make_backend(backend_type, config, options)
+    return make_backend(backend_type, config, options, configuration)
 
 
 def run_operation(
@@ -103,7 +110,8 @@ def run_operation(
         What the steps raise; never because processes failed.
     """
     wanted = _backend_of(operation)
-    backend = create_backend(wanted) if wanted else default_backend
+    configuration = getattr(default_backend, "configuration", None)
+    backend = create_backend(wanted, configuration=configuration) if wanted else default_backend
     try:
         backend.stage_in(operation)
         backend.execute(timeout=ex_timeout)

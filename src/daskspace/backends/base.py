@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
@@ -45,15 +46,22 @@ class Backend(ABC):
         One of `STATES`.
     current_operation
         The operation that is staged, or None.
+    console_log_level, file_log_level : int, optional
+        From which level on the terminal, and the operation's log, get what is logged; by default
+        the terminal gets nothing, and the log what is told there.
     """
 
     STATES: ClassVar[set[str]] = {"idling", "staged", "executing", "retrieved", "consolidated"}
+    console_log_level: int | None = None
+    file_log_level: int | None = None
 
     def __init__(self) -> None:
         self.state = "idling"
         self.current_operation: Any = None
         self._logger = logging.getLogger(f"daskspace.{self}")
         self._log_handler: logging.Handler | None = None
+        self._console: logging.Handler | None = None
+        self._owner = os.getpid()
 
     def stage_in(self, operation: Any) -> None:
         """Stage the current operation: idling -> staged.
@@ -142,7 +150,12 @@ class Backend(ABC):
         self._stop_logging()
         handler = _QuietHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        handler.setLevel(self.file_log_level or logging.NOTSET)
         self._log_handler = handler
+        if self.console_log_level is not None and not self._logger.hasHandlers():
+            self._console = logging.StreamHandler()
+            self._console.setFormatter(logging.Formatter(_LOG_FORMAT))
+            self._console.setLevel(self.console_log_level)
 
     def _stop_logging(self) -> None:
         """End the operation's log; harmless when there is none."""
@@ -150,14 +163,20 @@ class Backend(ABC):
             with contextlib.suppress(OSError):
                 self._log_handler.close()
             self._log_handler = None
+        self._console = None
 
     def _log(self, message: str, level: int = logging.INFO) -> None:
         """Log a message to the operation's log, and to a logger below ``daskspace``."""
         record = self._logger.makeRecord(self._logger.name, level, "", 0, message, (), None)
-        if self._log_handler is not None:
-            self._log_handler.handle(record)
-        if self._logger.isEnabledFor(level):
+        self._log_sent(record)
+        if self._logger.isEnabledFor(level) and self._console is None:
             self._logger.handle(record)
+
+    def _log_sent(self, record: logging.LogRecord) -> None:
+        """Put a record where the log of the operation goes; a process may have sent it."""
+        for handler in (self._log_handler, self._console):
+            if handler is not None and record.levelno >= handler.level:
+                handler.handle(record)
 
     def __enter__(self) -> Self:
         return self
@@ -172,8 +191,9 @@ class Backend(ABC):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            self._stop_logging()
-            self.close()
+            if self._owner == os.getpid():  # else it is a fork's copy
+                self._stop_logging()
+                self.close()
 
     def __str__(self) -> str:
         return type(self).__name__

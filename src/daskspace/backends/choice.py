@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskspace.backends import backend_class
 from daskspace.backends.base import Backend
+from daskspace.backends.configuration import options_from, set_log_levels
 from daskspace.backends.options import check_section
 from daskspace.clusters.config_files import is_path
 from daskspace.clusters.dialects import Recipe, recognise
@@ -26,14 +27,21 @@ def recipe_for(given: Any, config: Any = None, options: Mapping[str, Any] | None
     return recognise(given, config, options, _names_of_others)
 
 
-def make_backend(given: Any, config: Any, options: Mapping[str, Any]) -> DaskBackend:
+def make_backend(
+    given: Any, config: Any, options: Mapping[str, Any], configuration: Any = None
+) -> DaskBackend:
     """Return a backend made from what was given; see `daskspace.create_backend`."""
     recipe = recipe_for(given, config, options)
     kind, keywords = _kind_of(recipe)
+    if configuration is not None:
+        names = getattr(kind, "configuration_options", {})
+        keywords = {**options_from(configuration, names), **keywords}
     with holding(recipe.config):
         check_section(recipe.files)
         backend: DaskBackend = kind(**keywords)
     backend.recipe, backend.given = recipe, _retold(given, config)
+    backend.configuration = configuration
+    set_log_levels(backend, configuration)
     if recipe.section is not None:
         backend.options["config_name"] = register(recipe.section, backend)
     return backend

@@ -8,6 +8,8 @@ import functools
 import html
 import logging
 import math
+import os
+import sys
 import threading
 import time
 import weakref
@@ -29,7 +31,11 @@ from daskspace.errors import (
     RetrieveTimeout,
     did_you_mean,
 )
+from daskspace.execution import record_receiver
+from daskspace.execution.creator import hold
+from daskspace.execution.preparation import Preparation
 from daskspace.execution.status import Status
+from daskspace.execution.travel import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +91,10 @@ class DaskBackend(Backend):
         What `create_backend` made it from.
     given : mapping or None
         What was given to `create_backend`, if another program can give the same again.
+    configuration
+        pySPACE's configuration, which its own processes are prepared with.
+    SERVER_IP, SERVER_PORT
+        Where a server takes subflows; None while there is none.
 
     Raises
     ------
@@ -96,6 +106,10 @@ class DaskBackend(Backend):
     option_hints: ClassVar[Mapping[str, str]] = {}
     recipe: Recipe | None = None
     given: Mapping[str, Any] | None = None
+    configuration_options: ClassVar[Mapping[str, str]] = {}
+    configuration: Any = None
+    SERVER_IP: str | None = None
+    SERVER_PORT: int | None = None
 
     def __init__(self, **options: Any) -> None:
         self._resources = contextlib.ExitStack()
@@ -150,6 +164,21 @@ class DaskBackend(Backend):
         dashboard = self._connection.dashboard if self._connection else None
         return dashboard.tunnel() if dashboard else None
 
+    @property
+    def host(self) -> str | None:
+        """Where log records of processes are received in this program; None while nowhere."""
+        address = record_receiver.address()
+        return address and address[0]
+
+    @property
+    def port(self) -> int | None:
+        """The port that belongs to `host`."""
+        address = record_receiver.address()
+        return address and address[1]
+
+    def reset_queue(self) -> None:
+        """Do nothing: pySPACE's programs call it where processes of before could be left."""
+
     def stage_in(self, operation: Any) -> None:
         """Open the cluster if it is not open, and reserve the operation's result directory.
 
@@ -160,6 +189,7 @@ class DaskBackend(Backend):
         DirectoryError
             The result directory cannot be used.
         """
+        hold(operation)
         with self._step("stage_in"), contextlib.ExitStack() as undo:
             connection = self._connect(undo)
             facts = {
@@ -168,7 +198,7 @@ class DaskBackend(Backend):
                 "isolation": self._run_options.isolation,
                 "given": self.given,
             }
-            stage = Stage(operation, facts, self._run_options, self._log)
+            stage = Stage(operation, facts, self._run_options, self._log, self._log_sent)
             undo.callback(stage.revoke)
             undo.callback(self._forget)
             self._stage, self.current_operation = stage, operation
@@ -199,6 +229,7 @@ class DaskBackend(Backend):
         self._check_step("execute")
         stage, connection = self._staged(), self._connection
         assert connection is not None  # noqa: S101 - it has been there since `stage_in`
+        stage.preparation = self._preparation(stage.is_original)
         carrier = stage.make_carrier(connection)
         self.state = "executing"
         self._log("executing")
@@ -235,7 +266,11 @@ class DaskBackend(Backend):
                     " retrieve() may be called again"
                 )
         self._log(str(self.check_status()))
-        stage.check()
+        try:
+            stage.check()
+        except OperationError as error:
+            self._log(str(error))
+            raise
 
     def consolidate(self) -> None:
         """Write the table, then run the operation's own consolidate step.
@@ -252,8 +287,7 @@ class DaskBackend(Backend):
             stage = self._staged()
             stage.write_table()
             try:
-                with stage.surroundings():
-                    stage.operation.consolidate()
+                stage.consolidate()
             except Exception as error:
                 self._log(f"the consolidate step raised {error!r}")
                 raise ConsolidateError(
@@ -339,6 +373,17 @@ class DaskBackend(Backend):
             with contextlib.suppress(ConsolidateError, DirectoryError):
                 self.consolidate()
 
+    def _preparation(self, is_original: bool) -> Preparation:
+        """Return what processes of pySPACE's own kind are prepared with."""
+        held = self.configuration
+        if held is None and is_original:  # where pySPACE's own backends took it from
+            held = getattr(sys.modules.get("pySPACE"), "configuration", None)
+        address = None
+        if self.SERVER_IP is not None and self.SERVER_PORT is not None:
+            address = self.SERVER_IP, self.SERVER_PORT
+        level = logging.INFO if self.file_log_level is None else self.file_log_level
+        return Preparation(None if held is None else Shared(held), address, level)
+
     def _forget(self) -> None:
         self._stop_logging()
         self._stage = self.current_operation = None
@@ -415,6 +460,7 @@ class DaskBackend(Backend):
 
 
 _connected: weakref.WeakSet[DaskBackend] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_connected.clear)  # a fork must not close what is its parent's
 
 
 def _close_connected() -> None:

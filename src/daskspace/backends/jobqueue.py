@@ -33,6 +33,7 @@ from daskspace.clusters.own_config import inheritance, put
 from daskspace.clusters.queues import QUEUES, Queue
 from daskspace.clusters.walltime import Walltime, margin
 from daskspace.errors import ConfigError
+from daskspace.execution.creator import hold
 from daskspace.execution.isolation import JOB_START
 from daskspace.execution.job_record import PRIVATE_PREFIX, JobRecord
 from daskspace.execution.status import Jobs, Status
@@ -130,6 +131,7 @@ class JobQueueBackend(DaskBackend):
         ClusterStartError, DirectoryError
             As `DaskBackend.stage_in`.
         """
+        hold(operation)
         self._check_step("stage_in")
         self._check_walltime()
         super().stage_in(operation)

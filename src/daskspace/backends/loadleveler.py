@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from daskspace.backends.jobqueue import JobQueueBackend
 from daskspace.clusters.loadleveler import LoadLevelerCluster
 from daskspace.errors import ConfigError
 
+_SETTINGS = ("job_class", "consumable_memory", "consumable_cpus", "anode")
 _UNITS = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 
 
@@ -26,6 +28,7 @@ class LoadLevelerBackend(JobQueueBackend):
     """
 
     cluster_class = LoadLevelerCluster
+    configuration_options: ClassVar[Mapping[str, str]] = {name: name for name in _SETTINGS}
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("submit_retries", 0)  # the fleet tries again, and says why it has to

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from dask.utils import parse_timedelta
 from distributed import Client
@@ -32,6 +33,8 @@ class MpiBackend(DaskBackend):
         Keywords of `daskspace.clusters.mpi.MpiCluster`, for example ``n_workers=4``. In a world
         those that are about launching are passed over.
     """
+
+    configuration_options: ClassVar[Mapping[str, str]] = {"pool_size": "n_workers"}
 
     def __init__(self, mode: str | None = None, **options: Any) -> None:
         super().__init__(**options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from distributed import LocalCluster, Nanny, Worker
 
@@ -29,6 +30,8 @@ class MulticoreBackend(DaskBackend):
         Keywords of `distributed.LocalCluster`, for example ``n_workers=4``. With
         ``protocol="tls"`` keys are made for the cluster.
     """
+
+    configuration_options: ClassVar[Mapping[str, str]] = {"pool_size": "n_workers"}
 
     def __init__(self, *, insecure: bool = False, **options: Any) -> None:
         self._insecure = insecure

@@ -26,22 +26,27 @@ from daskspace.errors import DaskspaceError, DirectoryError, OperationError
 from daskspace.execution.attempt import Settings
 from daskspace.execution.capture import Allowance, capturing
 from daskspace.execution.commit import attempts_of, discard
+from daskspace.execution.creator import is_queue, let_go
 from daskspace.execution.dispatch import ClusterLost, Dispatcher
 from daskspace.execution.identity import Identity
 from daskspace.execution.isolation import carry_out, nothing_begun, stop
 from daskspace.execution.journal import Journal
 from daskspace.execution.lock import Lock
+from daskspace.execution.original import call_with, is_original
 from daskspace.execution.past import Past, has_header
+from daskspace.execution.preparation import Preparation
+from daskspace.execution.record_receiver import make_record
 from daskspace.execution.snapshot import describe_receipts, describe_status, snapshot_path
 from daskspace.execution.status import Status
 from daskspace.execution.timeline import Bar
 from daskspace.execution.travel import Batch, Carrier, InPlace, ToHost, ToWorkers
-from daskspace.operations.base import safe_name
+from daskspace.operations.base import Operation, safe_name
 from daskspace.operations.yaml_file import write_yaml
 from daskspace.results.directory import (
     ResultDirectory,
     replace_text,
     reserve,
+    set_aside,
     unreserve,
     unusable,
 )
@@ -60,6 +65,7 @@ REBUILDS = 2
 _TOLD_AT_ONCE, _TOLD_PER_S = 50, 20.0
 _SLICE_S = 0.5
 _REPORT_S = 40.0
+_RECORDS_S = 5.0
 
 
 class Stage:
@@ -75,6 +81,8 @@ class Stage:
         How its processes are run.
     log : callable
         Writes a message of a level to the operation's log.
+    log_sent : callable
+        Puts a log record there that a process has sent.
 
     Attributes
     ----------
@@ -82,6 +90,10 @@ class Stage:
         What is to be said once the log is open, and at which level.
     wants_performance_report : bool
         Whether Dask's performance report is to be saved.
+    is_original : bool
+        Whether it is of pySPACE's own kind.
+    preparation : Preparation
+        What its processes are prepared with then.
 
     Raises
     ------
@@ -95,6 +107,7 @@ class Stage:
         facts: dict[str, Any],
         options: RunOptions,
         log: Callable[[str, int], None],
+        log_sent: Callable[[logging.LogRecord], None] = lambda record: None,
     ) -> None:
         self.operation = operation
         self.name = safe_name(getattr(operation, "name", "operation"))
@@ -103,7 +116,12 @@ class Stage:
         self._options = options
         self._backend = str(facts["backend"])
         self._log = log
+        self._log_sent = log_sent
+        self._records = 0
+        self.preparation = Preparation()
+        self._has_table = False
         self._group = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        self.is_original = is_original_operation(operation)
         self._allowance = Allowance(_TOLD_AT_ONCE, _TOLD_PER_S)
         self._dispatcher: Dispatcher | None = None
         self.wants_performance_report = options.performance_report
@@ -143,7 +161,8 @@ class Stage:
             raise unusable(self.directory.path, error) from error
 
     def _make_carrier(self, client: Client | None, executor: Executor) -> Carrier:
-        options = self._options
+        options, preparation = self._options, self.preparation
+        in_place = client is None and options.isolation == "none"
         settings = Settings(
             directory=str(self.directory.path),
             working_directory=os.getcwd(),
@@ -154,16 +173,18 @@ class Stage:
             process_timeout=options.process_timeout,
             process_memory=options.process_memory,
             echo=client is None,
+            preparation=preparation if in_place else preparation.travelling(),
         )
-        shared = getattr(self.operation, "shared", ())
+        shared = (*getattr(self.operation, "shared", ()), *preparation.shared)
         if client is not None:
             from daskspace.backends.worker import run_batch
 
             client.subscribe_topic(self._group, lambda event: self._tell(event[1]))
             self._resources.callback(_forget_topic, client, self._group)
             return ToWorkers(client, run_batch, stop, settings, shared)
-        if options.isolation == "none":
-            return InPlace(executor, self._carry_out_here, settings, self._tell)
+        if in_place:
+            again = options.policies.retries > 0
+            return InPlace(executor, self._carry_out_here, settings, self._tell, again)
         return ToHost(executor, carry_out, stop, settings, shared, self._tell)
 
     def execute(
@@ -290,6 +311,10 @@ class Stage:
             self._reporter.finish()
         if self._performance is not None and self._thread is not None and ended:
             self._thread.join(_REPORT_S)  # needs the cluster, which may be closed next
+        self._let_creator_go()
+        if begun and ended and not self._has_table:
+            with contextlib.suppress(DirectoryError, OSError, ValueError):
+                self.write_table()
         if ended and not left_running and not isinstance(self._failure, OSError):
             discard(attempts_of(self.directory.path))
         self._resources.close()
@@ -304,7 +329,10 @@ class Stage:
         if dispatcher is None or not dispatcher.has_sent or self._ended.is_set():
             return 0
         status = self.status("", 0)
-        return None if status.total is None else max(status.total - status.ended, 0)
+        if status.total is None:
+            return None
+        # what a queue or generator gives may be more than was estimated
+        return max(status.total - status.ended, 0 if dispatcher.source.exhausted else 1)
 
     def status(self, state: str, workers: int) -> Status:
         """Return how far the operation has come."""
@@ -351,6 +379,15 @@ class Stage:
             Table(self.directory.journal).write(self.directory.table, self.directory.parquet)
         except OSError as error:
             raise unusable(self.directory.path, error) from error
+        self._has_table = True
+
+    def consolidate(self) -> None:
+        """Run the operation's own consolidate step."""
+        with self.surroundings():
+            if self.is_original:
+                call_with(self.operation.consolidate, {"results": None})
+            else:
+                self.operation.consolidate()
 
     @contextlib.contextmanager
     def surroundings(self) -> Iterator[None]:
@@ -402,9 +439,25 @@ class Stage:
         finally:
             with contextlib.suppress(OSError, ValueError):
                 dispatcher.finish()
-            self._ended.set()
+            try:
+                self._let_creator_go()
+                self._await_records(dispatcher.records_told)
+            finally:
+                self._ended.set()
             if self._performance is not None:
                 self._write_performance_report(self._performance)
+
+    def _let_creator_go(self) -> None:
+        if told := let_go(self.operation):
+            self._log(told, logging.WARNING)
+
+    def _await_records(self, told: int) -> None:
+        """Wait until the log records have come that were told where processes ran."""
+        until = time.monotonic() + _RECORDS_S
+        while self._records < told and time.monotonic() < until:
+            time.sleep(0.01)
+        if self._records < told:
+            self._log(f"{told - self._records} log records did not arrive", logging.WARNING)
 
     def _begin_performance_report(self, client: Client | None) -> None:
         """Have Dask record what its performance report tells; a failure costs the report alone."""
@@ -461,6 +514,9 @@ class Stage:
         """Pass on what is told from where processes run."""
         if "echo" in message:
             sys.stdout.write(str(message["echo"]))
+        for fields in message.get("records", ()):
+            self._log_sent(make_record(fields))
+            self._records += 1
         if "log" in message and self._allowance.take():
             place = f"{message['worker']}: " if "worker" in message else ""
             self._log(f"{place}{message['log']}", logging.INFO)
@@ -468,10 +524,12 @@ class Stage:
     def _reserve(self, undo: contextlib.ExitStack) -> ResultDirectory:
         operation = self.operation
         before = asked = getattr(operation, "result_directory", None)
-        resume = getattr(operation, "resume", False)
+        resume = self._resume
         automatic = getattr(operation, "automatic_directory", None)
         if asked is not None and asked == automatic and not resume:
             asked = None
+        if self.is_original and asked is not None:
+            undo.callback(set_aside(asked))
         directory, made = reserve(asked, self.name, resume=bool(resume))
         undo.callback(setattr, operation, "result_directory", before)
         self._made = made
@@ -479,6 +537,11 @@ class Stage:
         if asked is None:
             operation.automatic_directory = operation.result_directory
         return directory
+
+    @property
+    def _resume(self) -> Any:
+        """Whether to resume; nothing tells original processes from those of an earlier run."""
+        return False if self.is_original else getattr(self.operation, "resume", False)
 
     def _open(self, facts: dict[str, Any], undo: contextlib.ExitStack) -> None:
         """Open the journal: a new one, or that of an operation that is resumed."""
@@ -490,7 +553,7 @@ class Stage:
         undo.callback(lock.release)
         self._resources.callback(lock.release)
         directory.cancel.unlink(missing_ok=True)
-        resume = getattr(operation, "resume", False)
+        resume = self._resume
         again = () if isinstance(resume, bool) else resume
         if resume:
             self._cancel_jobs()
@@ -573,6 +636,18 @@ class Stage:
         own = getattr(self.operation, "python_path", ())
         script = sys.path[0] if sys.path and Path(sys.path[0] or ".").is_dir() else "."
         return tuple(dict.fromkeys([*own, os.getcwd(), os.path.abspath(script)]))
+
+
+def is_original_operation(operation: Any) -> bool:
+    """Return whether an operation is of pySPACE's own kind.
+
+    It is no `Operation` of ours, and its processes come from a queue or want to be prepared.
+    """
+    processes = operation.processes
+    if isinstance(operation, Operation):
+        return False
+    first = processes[0] if isinstance(processes, list | tuple) and processes else None
+    return is_queue(processes) or is_original(first)
 
 
 def _told(error: BaseException) -> str:

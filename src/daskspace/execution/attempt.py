@@ -26,7 +26,9 @@ from daskspace.execution.commit import (
     processes_of,
 )
 from daskspace.execution.identity import Identity, describe_process
+from daskspace.execution.original import call_original, is_original
 from daskspace.execution.outcome import describe_error
+from daskspace.execution.preparation import Preparation
 from daskspace.execution.seal import sealed
 from daskspace.execution.tape import Tape
 from daskspace.execution.travel import Batch, Package, unpack
@@ -61,6 +63,8 @@ class Settings:
         After this many seconds a batch returns what it has not begun.
     echo : bool
         Whether what a process prints appears on the terminal as well.
+    preparation : Preparation
+        What processes of pySPACE's own kind are prepared with.
     """
 
     directory: str
@@ -73,6 +77,7 @@ class Settings:
     process_memory: int | None = None
     budget: float = 1.0
     echo: bool = False
+    preparation: Preparation = field(default_factory=Preparation)
 
 
 class Attempt:
@@ -156,11 +161,12 @@ interrupt = Interrupt()
 _HOST = socket.gethostname()
 
 
-def load_batch(settings: Settings, package: Package | None, batch: Batch | bytes) -> Batch:
+def load_batch(settings: Settings, package: Package | None, batch: Batch | bytes | Path) -> Batch:
     """Return the processes of a batch, after making this interpreter ready for them."""
     settle(settings)
     if package is not None:
         unpack(package, settings.python_path)
+    batch = batch.read_bytes() if isinstance(batch, Path) else batch
     loaded: Batch = cloudpickle.loads(batch) if isinstance(batch, bytes) else batch
     return loaded
 
@@ -214,7 +220,8 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Ta
             interrupt.running = True
             if interrupt.received:  # since the last process ended
                 raise KeyboardInterrupt
-            result = call()
+            original = is_original(call)
+            result = call_original(call, settings.preparation) if original else call()
             interrupt.running = False
             outcome = {"state": "done", "metrics": plain.as_metrics(result)}
         except BaseException as error:

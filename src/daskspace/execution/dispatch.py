@@ -151,6 +151,7 @@ class Dispatcher:
         self._alike: list[tuple[Any, Any]] | None = [] if policies.circuit_breaker else None
         self._failed_here = 0
         self.counts: Counter[str] = Counter()
+        self.records_told = 0
         self.has_sent = False
         self.first_failure: Outcome | None = None
         self.latest_failures: deque[str] = deque(maxlen=_LATEST)
@@ -449,6 +450,7 @@ class Dispatcher:
                 raise ClusterLost("its scheduler is gone") from error
             self._take_in_lost(carrier, future, batch, f"{type(error).__name__}: {error}")
             return
+        self.records_told += returned.get("records", 0)
         if "unreadable" in returned:
             carrier.forget(future)
             self._one_by_one(batch, returned["unreadable"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -24,7 +25,9 @@ import daskspace
 from daskspace.execution.attempt import Settings, interrupt, load_batch, run_attempts
 from daskspace.execution.capture import capturing
 from daskspace.execution.environment import without_rank
+from daskspace.execution.original import holds_originals, one_at_a_time
 from daskspace.execution.outcome import describe_error
+from daskspace.execution.record_receiver import receiving
 from daskspace.execution.tape import Recording, Tape, read_tape
 from daskspace.execution.travel import Batch, Package, Parcel, is_client
 
@@ -260,8 +263,9 @@ def carry_out(
         Plain data: ``receipts`` (a str, one line of JSON per process that has ended), ``states``
         (how many outcomes in which state), ``troubles`` (the receipts that are not ``done``),
         ``busy`` (seconds), ``begun`` (the process that began and did not end, since its host was
-        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was); or only
-        ``unreadable`` (the fields of an outcome), when the batch could not be loaded.
+        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was), ``records`` (how
+        many of their log records were told, where they sent such); or only ``unreadable`` (the
+        fields of an outcome), when the batch could not be loaded.
     """
     if settings.group in _stopped:
         return nothing_begun()
@@ -274,11 +278,17 @@ def carry_out(
         return _returned(Recording(), lost=f"its tape cannot be written: {error}", opened=False)
     began = time.perf_counter()
     extra: dict[str, Any] = {}
+    originals = batch.has_originals if isinstance(batch, Parcel) else holds_originals(batch)
     try:
-        if settings.isolation == "none":
-            extra = _in_place(settings, package, batch, tape, tell, goes_on)
-        elif isinstance(batch, Parcel) and tape_path is not None:
-            extra = _in_host(settings, package, batch, tape_path, tell)
+        with receiving(settings.preparation, originals, tell) as (preparation, end):
+            if originals:
+                settings = dataclasses.replace(settings, preparation=preparation)
+            if settings.isolation == "none":
+                with one_at_a_time if originals else contextlib.nullcontext():
+                    extra = _in_place(settings, package, batch, tape, tell, goes_on)
+            elif isinstance(batch, Parcel) and tape_path is not None:
+                extra = _in_host(settings, package, batch, tape_path, tell)
+            extra.update(end())
         if "unreadable" in extra:
             return extra
         if "lost" not in extra:

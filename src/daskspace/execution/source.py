@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from daskspace.execution.creator import drained, is_queue
 
 _LOOK_EVERY_S = 0.2
 
@@ -139,26 +140,6 @@ class Source:
 
 
 def _iterate(operation: Any, stopped: Callable[[], bool]) -> Iterator[Any]:
-    processes = operation.processes
-    if not hasattr(processes, "__iter__") and hasattr(processes, "get"):
-        return _drain(processes, getattr(operation, "create_process", None), stopped)
-    return iter(processes)
-
-
-def _drain(source: Any, creator: Any, stopped: Callable[[], bool]) -> Iterator[Any]:
-    """Yield from a queue until it gives False, its creator is gone, or `stopped` says so."""
-    while not stopped():
-        gone = creator is not None and not creator.is_alive()
-        try:
-            process = source.get(timeout=_LOOK_EVERY_S)
-        except queue.Empty:
-            if gone:
-                code = getattr(creator, "exitcode", None)
-                raise RuntimeError(
-                    f"the creator of the processes ended (exit code {code}) without the False"
-                    " that ends the queue"
-                ) from None
-            continue
-        if process is False:
-            return
-        yield process
+    if is_queue(operation.processes):
+        return drained(operation, stopped)
+    return iter(operation.processes)

@@ -12,7 +12,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ import cloudpickle
 from daskspace.errors import SpecError
 from daskspace.execution.commit import attempts_of
 from daskspace.execution.origin import is_library
+from daskspace.execution.original import fresh, holds_originals, is_original
 from daskspace.execution.tape import SUFFIX, Recording, read_tape
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ Event = Future[Mapping[str, Any]]
 
 LARGEST_PROCESS = 100 * 1024 * 1024
 """The largest size of one pickled process, in bytes; larger ones are refused."""
+LARGEST_MESSAGE = 1024 * 1024
+"""The largest size of a pickled batch that is sent as it is; larger ones go through a file.
+
+All that Dask carries passes the scheduler, which keeps it for as long as the task is not done.
+"""
+_LARGE = ".parcel"
 
 
 class TravelError(Exception):
@@ -52,7 +59,7 @@ class Shared(Generic[T]):
         self.value = value
 
     def __reduce__(self) -> Any:
-        return _arrived, (self.key,)
+        return arrived, (self.key,)
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,24 @@ class Package:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A pickled batch, how many processes are in it, and how long one has taken at most so far."""
+    """A pickled batch.
+
+    Parameters
+    ----------
+    count : int
+        How many processes are in it.
+    content : bytes or Path
+        What they are pickled as, or the file that holds it.
+    longest : float
+        How many seconds one process has taken at most so far.
+    has_originals : bool
+        Whether any of them wants to be prepared.
+    """
 
     count: int
-    content: bytes
+    content: bytes | Path
     longest: float = 0.0
+    has_originals: bool = False
 
 
 _packages: dict[str, Mapping[str, Shared[Any]]] = {}
@@ -92,15 +112,19 @@ def pack(values: Iterable[Shared[Any]], directory: Path) -> Package:
         content = cloudpickle.dumps(contents)
     except Exception as error:
         raise SpecError(
-            "the operation's function or data cannot be sent to workers:"
+            "the operation's function, data or configuration cannot be sent to workers:"
             f" {type(error).__name__}: {error}; open files, locks and connections"
             " inside the function instead"
         ) from error
     key = uuid.uuid4().hex
     package = Package(key, directory / f"{key}.package")
-    package.path.touch(mode=0o600)  # whoever could write to it would run code as this user
-    package.path.write_bytes(content)
+    _write_private(package.path, content)
     return package
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600)  # whoever could write to it would run code as this user
+    path.write_bytes(content)
 
 
 def unpack(package: Package, python_path: Sequence[str]) -> None:
@@ -146,7 +170,8 @@ def _restored(key: str, value: Any) -> Shared[Any]:
     return shared
 
 
-def _arrived(key: str) -> Shared[Any]:
+def arrived(key: str) -> Shared[Any]:
+    """Return the value of a key, which must have travelled to this interpreter before."""
     for contents in reversed(list(_packages.values())):
         if key in contents:
             return contents[key]
@@ -205,11 +230,12 @@ class _Tapes:
             return None
 
     def remove(self, future: Event) -> None:
-        """Remove the tape of a batch."""
-        path = self._paths.pop(future, None)
-        if path is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        """Remove the tape of a batch, and the file in which it travelled."""
+        tape = self._paths.pop(future, None)
+        if tape is not None:
+            for path in (tape, tape.with_suffix(_LARGE)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 class InPlace:
@@ -226,9 +252,14 @@ class InPlace:
         tapes.
     tell : callable
         The last of them.
+    again : bool
+        Whether a process may be run more than once: one that is callable once only is copied then.
     """
 
-    def __init__(self, executor: Executor, function: Any, settings: Any, tell: Any) -> None:
+    def __init__(
+        self, executor: Executor, function: Any, settings: Any, tell: Any, again: bool = False
+    ) -> None:
+        self._again = again
         self._tapes = _Tapes(settings)
         self._begin: Callable[[Batch, Path | None], Event] = lambda batch, tape: executor.submit(
             function, settings, None, batch, tape, tell
@@ -236,6 +267,8 @@ class InPlace:
 
     def submit(self, batch: Batch, longest: float = 0.0) -> Event:
         """Run a batch with the executor; a process that goes alone needs no tape on disk."""
+        if self._again:
+            batch = [(n, fresh(call) if is_original(call) else call) for n, call in batch]
         tape = self._tapes.new() if len(batch) > 1 else None
         future = self._begin(batch, tape)
         self._tapes.keep(future, tape)
@@ -288,7 +321,8 @@ class Away(ABC):
                 f" {LARGEST_PROCESS / 2**20:.0f} MiB that may travel: pass a path instead"
             )
         tape = self._tapes.new()
-        future = self._send(Parcel(len(batch), content, longest), tape)
+        parcel = Parcel(len(batch), content, longest, holds_originals(batch))
+        future = self._send(parcel, tape)
         self._tapes.keep(future, tape)
         return future
 
@@ -392,6 +426,10 @@ class ToWorkers(Away):
 
     def _send(self, parcel: Parcel, tape: Path) -> Event:
         key = (self._settings.group, tape.stem)
+        if isinstance(parcel.content, bytes) and len(parcel.content) > LARGEST_MESSAGE:
+            path = tape.with_suffix(_LARGE)
+            _write_private(path, parcel.content)
+            parcel = replace(parcel, content=path)
         return self._executor.submit(
             self._function, self._settings, self._package, parcel, tape, key=key
         )

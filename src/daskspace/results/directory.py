@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from daskspace.errors import DirectoryError
@@ -29,6 +30,7 @@ class ResultDirectory:
     ``performance-report``  ``.html``: Dask's performance report, if it was asked for
     ``.cancel``             asks whoever runs it to stop
     ``.attempts/``          what is being worked on; gone when nothing runs
+    ``earlier-<n>/``        the same of an earlier operation, where several share a directory
     ======================  =================================================================
     """
 
@@ -50,6 +52,14 @@ class ResultDirectory:
     def own_files(self) -> tuple[Path, ...]:
         """The files that every operation has from its begin."""
         return self.journal, self.operation, self.environment, self.log, self.lock
+
+    @property
+    def later_files(self) -> tuple[Path, ...]:
+        """The files and directories that an operation may have from its course."""
+        names = ("logs", "processes")
+        known = (self.table, self.parquet, self.jobs, self.jobs_record, self.performance_report)
+        sessions = self.path.glob("environment.[0-9]*.json")
+        return (*known, *(self.path / name for name in names), *sessions)
 
     def environment_of(self, session: int) -> Path:
         """Return the file that tells with what a session ran."""
@@ -123,6 +133,53 @@ def _reserve_given(path: Path, resume: bool) -> tuple[ResultDirectory, bool]:
             raise
         return directory, False
     return directory, True
+
+
+def set_aside(path: str | Path) -> Callable[[], None]:
+    """Make room in a directory for another operation of pySPACE's kind; return what undoes that.
+
+    The records of an earlier one go to ``earlier-<n>`` in it, which is a result directory as well.
+    All other files stay where they are.
+
+    Raises
+    ------
+    DirectoryError
+        The earlier operation still runs, or its records cannot be moved.
+    """
+    directory = ResultDirectory(path)
+    if (owner := holder(directory.lock)) is not None:
+        raise in_use(directory.lock, owner)
+    records = [file for file in directory.own_files if file.exists()]
+    if directory.holds_operation:
+        records += [file for file in directory.later_files if file.exists()]
+    if not records:
+        return lambda: None
+    moved: list[tuple[Path, Path]] = []
+
+    def move_back() -> None:
+        for here, there in moved:
+            there.rename(here)
+        aside.rmdir()
+
+    try:
+        aside = _make_numbered(directory.path, "earlier")
+        for here in records:
+            here.rename(aside / here.name)
+            moved.append((here, aside / here.name))
+    except OSError as error:
+        if moved:
+            move_back()
+        raise unusable(directory.path, error) from error
+    return move_back
+
+
+def _make_numbered(path: Path, name: str) -> Path:
+    for number in range(1, 100_000):
+        made = path / f"{name}-{number}"
+        with contextlib.suppress(FileExistsError):
+            made.mkdir()
+            return made
+    raise FileExistsError(f"no free name for {name} in {path}")
 
 
 def _reserve_new(name: str) -> ResultDirectory:
