@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class Settings:
         After this many seconds a batch returns what it has not begun.
     echo : bool
         Whether what a process prints appears on the terminal as well.
+    depth : int
+        0 for processes, 1 for their subflows, 2 for the subflows of these, ...
     """
 
     directory: str
@@ -73,10 +76,13 @@ class Settings:
     process_memory: int | None = None
     budget: float = 1.0
     echo: bool = False
+    depth: int = 0
 
 
 class Attempt:
     """One try at a process; the process reaches it by `current_attempt`."""
+
+    subflows: Counter[str] | None = None
 
     def __init__(self, process: int, head: dict[str, Any], settings: Settings, tape: Tape) -> None:
         self.process = process
@@ -102,7 +108,15 @@ class Attempt:
         return self.place and self.place[0]
 
     def make_directory(self) -> Path:
-        """Return the private directory, which exists from then on."""
+        """Return the private directory, which exists from then on.
+
+        Raises
+        ------
+        RuntimeError
+            It is a subflow: what it writes belongs to its process.
+        """
+        if self._identity.within:
+            raise RuntimeError("a subflow has no directory: hand it a path in that of its process")
         if self.place is None:
             directory = make_attempt_directory(self.results, self.name)
             self.place = directory, processes_of(self.results) / self.name
@@ -228,6 +242,7 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Ta
     outcome["duration"] = round(time.monotonic() - began, 6)
     outcome["host"] = _HOST
     outcome["peak_memory"] = memory.peak()
+    outcome["subflows"] = attempt.subflows
     _current.reset(token)
     if log.path is not None:
         outcome["log"] = f"logs/{log.path.name}"

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import daskspace
 from daskspace.execution.attempt import Settings, interrupt, load_batch, run_attempts
 from daskspace.execution.capture import capturing
 from daskspace.execution.environment import without_rank
+from daskspace.execution.helping import Helping, Offers
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.tape import Recording, Tape, read_tape
 from daskspace.execution.travel import Batch, Package, Parcel, is_client
@@ -83,9 +85,16 @@ class Host:
             )
 
     def run(
-        self, settings: Settings, package: Package | None, parcel: Parcel, tape: Path, tell: Tell
+        self,
+        settings: Settings,
+        package: Package | None,
+        parcel: Parcel,
+        tape: Path,
+        tell: Tell,
+        offers: Offers | None,
+        wanted: Callable[[], bool] | None,
     ) -> dict[str, Any]:
-        """Run a batch, and return how it ended.
+        """Run a batch, and return how it ended; see `carry_out`.
 
         Raises
         ------
@@ -100,22 +109,33 @@ class Host:
             "count": parcel.count,
             "by_parameters": settings.identity.by_parameters,
             "hidden": settings.identity.hidden,
+            "within": settings.identity.within,
             "fresh": settings.isolation == "fresh",
             "timeout": settings.process_timeout,
             "memory": settings.process_memory,
             "budget": settings.budget,
         }
+        helping: Helping | None = None
         try:
             body = pickle.dumps((settings, sys.path, package, parcel.content))
             self._send(b"J", json.dumps(head).encode() + b"\n" + body)
             while True:
-                answer: dict[str, Any] = json.loads(self._receive())
+                answer: dict[str, Any] = json.loads(self._receive(wanted))
                 if "ended" in answer:
                     return answer
-                tell(answer)
+                if "subflows" in answer:
+                    if helping is None:
+                        reply = partial(self._reply, self.number)
+                        helping = Helping(settings, package, carry_out, tell, offers, reply)
+                    helping.hear(answer)
+                else:
+                    tell(answer)
         except (OSError, EOFError) as error:
             self.close()
             raise HostLost(self._epitaph()) from error
+        finally:
+            if helping is not None:
+                helping.close()
 
     def stop(self) -> None:
         """Stop what it runs just now, from any thread."""
@@ -133,6 +153,10 @@ class Host:
         if self._process.returncode != 0:
             _kill_marked(self._mark)
 
+    def _reply(self, number: int, subflows: int) -> None:
+        """Tell it that subflows of a batch have ended."""
+        self._send(b"R", json.dumps({"number": number, "subflows": subflows}).encode())
+
     def _epitaph(self) -> str:
         code = self._process.poll()
         how = f"by {signal_name(-code)}" if code and code < 0 else f"with exit code {code}"
@@ -142,10 +166,11 @@ class Host:
         with self._sending:
             self._socket.sendall(HEADER.pack(kind, len(content)) + content)
 
-    def _receive(self) -> bytes:
+    def _receive(self, wanted: Callable[[], bool] | None) -> bytes:
         # In slices: a signal that another thread takes does not wake the main thread.
         while not wait([self._socket], _SLICE_S):
-            pass
+            if wanted is not None and not wanted():
+                self.stop()
         _, size = HEADER.unpack(receive_exactly(self._socket, HEADER.size))
         return receive_exactly(self._socket, size)
 
@@ -182,7 +207,7 @@ def _kill_marked(mark: str) -> None:
 _lock = threading.Lock()
 _idle: list[Host] = []
 _running: defaultdict[str, set[Host]] = defaultdict(set)
-_stopped: OrderedDict[str, None] = OrderedDict()
+_stopped: OrderedDict[str, bool] = OrderedDict()
 
 
 def stop(group: str, running: bool) -> None:
@@ -196,12 +221,18 @@ def stop(group: str, running: bool) -> None:
         Whether what runs is stopped as well; where it runs in place, that cannot be done.
     """
     with _lock:
-        _stopped[group] = None
+        _stopped[group] = running or _stopped.get(group, False)
         while len(_stopped) > _GROUPS_KEPT:
             _stopped.popitem(last=False)
         hosts = list(_running[group]) if running else []
     for host in hosts:
         host.stop()
+
+
+def _is_stopped(settings: Settings) -> bool:
+    """Return whether a batch may not begin; the subflows of what still runs may."""
+    running = _stopped.get(settings.group)
+    return bool(running) if settings.depth else running is not None
 
 
 def start_hosts(number: int) -> None:
@@ -232,6 +263,8 @@ def carry_out(
     batch: Batch | Parcel,
     tape_path: Path | None = None,
     tell: Tell = lambda message: None,
+    offers: Offers | None = None,
+    wanted: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Run a batch where its operation wants it, and never raise.
 
@@ -250,6 +283,10 @@ def carry_out(
         Where its tape is; by default it is kept in memory.
     tell : callable
         Gets mappings that are of interest while it runs.
+    offers : Offers, optional
+        The cluster that subflows are offered to.
+    wanted : callable, optional
+        Asked while it runs in a child; when it returns False, the batch is stopped.
 
     Returns
     -------
@@ -257,16 +294,18 @@ def carry_out(
         Plain data: ``receipts`` (a str, one line of JSON per process that has ended), ``states``
         (how many outcomes in which state), ``troubles`` (the receipts that are not ``done``),
         ``busy`` (seconds), ``begun`` (the process that began and did not end, since its host was
-        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was); or only
+        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was), ``taken`` (if it
+        had been begun before), ``stopped`` (if it may not begin); or only
         ``unreadable`` (the fields of an outcome), when the batch could not be loaded.
     """
-    if settings.group in _stopped:
-        return nothing_begun()
+    if _is_stopped(settings):
+        return {**nothing_begun(), "stopped": True}
     try:
         tape = Tape(tape_path, new=True)
     except FileExistsError:
         assert tape_path is not None  # noqa: S101 - for mypy
-        return _returned(read_tape(tape_path), lost="the worker that had begun it was lost")
+        why = "the worker that had begun it was lost"
+        return _returned(read_tape(tape_path), lost=why, taken=True)
     except OSError as error:
         return _returned(Recording(), lost=f"its tape cannot be written: {error}", opened=False)
     began = time.perf_counter()
@@ -275,7 +314,7 @@ def carry_out(
         if settings.isolation == "none":
             extra = _in_place(settings, package, batch, tape, tell)
         elif isinstance(batch, Parcel) and tape_path is not None:
-            extra = _in_host(settings, package, batch, tape_path, tell)
+            extra = _in_host(settings, package, batch, tape_path, tell, offers, wanted)
         if "unreadable" in extra:
             return extra
         if "lost" not in extra:
@@ -331,7 +370,13 @@ def _in_place(
 
 
 def _in_host(
-    settings: Settings, package: Package | None, parcel: Parcel, tape_path: Path, tell: Tell
+    settings: Settings,
+    package: Package | None,
+    parcel: Parcel,
+    tape_path: Path,
+    tell: Tell,
+    offers: Offers | None,
+    wanted: Callable[[], bool] | None,
 ) -> dict[str, Any]:
     with _lock:
         host = _idle.pop() if _idle else None
@@ -342,9 +387,13 @@ def _in_host(
     with _lock:
         host.number += 1
         _running[settings.group].add(host)
-        stopped = settings.group in _stopped
+        stopped = _is_stopped(settings)
     try:
-        answer = {} if stopped else host.run(settings, package, parcel, tape_path, tell)
+        answer = (
+            {"stopped": True}
+            if stopped
+            else host.run(settings, package, parcel, tape_path, tell, offers, wanted)
+        )
     except HostLost as error:
         return {"lost": str(error)}
     finally:
