@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -99,6 +100,11 @@ class Round:
     def cancel(self) -> None:
         """Stop what runs, and begin no more; from any thread."""
         self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was stopped before all had ended, or the operation was."""
+        return self._cancelled.is_set()
 
     def run(self) -> list[dict[str, Any]]:
         """Run them all, and return the fields of their outcomes."""
@@ -251,15 +257,15 @@ class Helping:
         self._package = package
         self._offers = offers
         self._answer = answer
-        self._run: Run = lambda *batch, wanted: run(*batch, tell=tell, offers=offers, wanted=wanted)
+        self._run: Run = partial(run, tell=tell, offers=offers)
         self._rounds: dict[int, tuple[Round, threading.Thread]] = {}
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Do what a host asks for: begin some subflows, or stop some."""
         number = message["subflows"]
         if "dropped" in message:
-            if number in self._rounds:
-                self._rounds[number][0].cancel()
+            if (begun := self._rounds.get(number)) is not None:
+                begun[0].cancel()
             return
         settings = replace(
             self._settings,
@@ -282,15 +288,19 @@ class Helping:
         )
         thread.daemon = True
         self._rounds[number] = round_, thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # there are too many threads
+            del self._rounds[number]
+            self._answer(number)
 
     def close(self) -> None:
         """Stop all that still runs."""
-        for round_, _ in self._rounds.values():
+        rounds = list(self._rounds.values())
+        for round_, _ in rounds:
             round_.cancel()
-        for number, (_, thread) in self._rounds.items():
+        for _, thread in rounds:
             thread.join(_CLOSE_S)
-            discard(directory_of(self._settings, number))
 
     def _carry(self, number: int, round_: Round, directory: Path) -> None:
         try:
@@ -298,5 +308,8 @@ class Helping:
             with contextlib.suppress(OSError):  # the process finds out
                 write_outcomes(directory, outcomes)
         finally:
+            if round_.is_cancelled:  # there may be nobody left who would remove it
+                discard(directory)
+            self._rounds.pop(number, None)
             with contextlib.suppress(OSError):
                 self._answer(number)

@@ -167,10 +167,12 @@ class Host:
             self._socket.sendall(HEADER.pack(kind, len(content)) + content)
 
     def _receive(self, wanted: Callable[[], bool] | None) -> bytes:
+        has_come = False
         # In slices: a signal that another thread takes does not wake the main thread.
-        while not wait([self._socket], _SLICE_S):
+        while not has_come:
             if wanted is not None and not wanted():
                 self.stop()
+            has_come = bool(wait([self._socket], _SLICE_S))
         _, size = HEADER.unpack(receive_exactly(self._socket, HEADER.size))
         return receive_exactly(self._socket, size)
 

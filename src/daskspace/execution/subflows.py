@@ -26,6 +26,7 @@ MAX_DEPTH = 4
 """How deep subflows may be nested: the subflows of a process are at depth 1."""
 ANSWER = struct.Struct("!Q")
 """What a child is told when its subflows have ended: their number."""
+_LONGEST_S = 1e8
 _ITEMS, _ENDS, _OUTCOMES = "items", "ends", "outcomes.json"
 
 Tell = Callable[[Mapping[str, Any]], object]
@@ -65,8 +66,8 @@ class Subflows:
             A call has not returned: it raised, ran too long, or ended its interpreter. All have
             ended; the error is that of the first item of those.
         """
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+        if timeout is not None and not 0 < timeout <= _LONGEST_S:
+            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         listed = list(items)
         channel = _channel if _channel is not None and _channel.is_here else None
         if (channel.depth if channel else _depth.get()) >= MAX_DEPTH:
