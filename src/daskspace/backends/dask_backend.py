@@ -74,6 +74,9 @@ class DaskBackend(Backend):
     performance_report : bool
         Whether Dask's performance report is saved as ``performance-report.html`` in the result
         directory, however the operation ends; it is there after `cleanup`.
+    subflow_server : bool
+        Whether processes of pySPACE's own kind are served that ask for subflows by its protocol:
+        programs of this user can then have code run by it.
     **options
         What the subclass needs to open its cluster.
 

@@ -154,6 +154,7 @@ class Stage:
             process_timeout=options.process_timeout,
             process_memory=options.process_memory,
             echo=client is None,
+            subflow_server=options.subflow_server,
         )
         shared = getattr(self.operation, "shared", ())
         if client is not None:

@@ -64,6 +64,10 @@ class Settings:
         Whether what a process prints appears on the terminal as well.
     depth : int
         0 for processes, 1 for their subflows, 2 for the subflows of these, ...
+    subflow_server : bool
+        Whether processes are served that ask for subflows by pySPACE's protocol.
+    backend_com : (str, int), optional
+        Where they are, in the interpreter that has the batch.
     """
 
     directory: str
@@ -77,6 +81,8 @@ class Settings:
     budget: float = 1.0
     echo: bool = False
     depth: int = 0
+    subflow_server: bool = False
+    backend_com: tuple[str, int] | None = None
 
 
 class Attempt:
@@ -87,6 +93,7 @@ class Attempt:
     def __init__(self, process: int, head: dict[str, Any], settings: Settings, tape: Tape) -> None:
         self.process = process
         self.results = settings.directory
+        self.backend_com = settings.backend_com
         self.place: tuple[Path, Path] | None = None
         self._head = head
         self._identity = settings.identity

@@ -27,6 +27,7 @@ from daskspace.execution.capture import capturing
 from daskspace.execution.environment import without_rank
 from daskspace.execution.helping import Helping, Offers
 from daskspace.execution.outcome import describe_error
+from daskspace.execution.subflow_server import serving
 from daskspace.execution.tape import Recording, Tape, read_tape
 from daskspace.execution.travel import Batch, Package, Parcel, is_client
 
@@ -313,10 +314,11 @@ def carry_out(
     began = time.perf_counter()
     extra: dict[str, Any] = {}
     try:
-        if settings.isolation == "none":
-            extra = _in_place(settings, package, batch, tape, tell)
-        elif isinstance(batch, Parcel) and tape_path is not None:
-            extra = _in_host(settings, package, batch, tape_path, tell, offers, wanted)
+        with serving(settings, package, tape, carry_out, tell, offers) as served:
+            if settings.isolation == "none":
+                extra = _in_place(served, package, batch, tape, tell)
+            elif isinstance(batch, Parcel) and tape_path is not None:
+                extra = _in_host(served, package, batch, tape_path, tell, offers, wanted)
         if "unreadable" in extra:
             return extra
         if "lost" not in extra:

@@ -9,7 +9,7 @@ import threading
 import uuid
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,13 +119,32 @@ class Subflow:
 
     def __call__(self) -> None:
         """Call the function, and write what it returns."""
-        ends = array("Q", Path(self.directory, _ENDS).read_bytes())
-        with Path(self.directory, _ITEMS).open("rb") as file:
-            function = cloudpickle.loads(file.read(ends[0]))
-            file.seek(ends[self.number])
-            item = cloudpickle.loads(file.read(ends[self.number + 1] - ends[self.number]))
+        function, item = (
+            cloudpickle.loads(content) for content in read_items(self.directory, 0, self.number + 1)
+        )
         value = cloudpickle.dumps(function(item))
         value_of(self.directory, self.name).write_bytes(value)
+
+
+def write_items(directory: Path, contents: Iterable[bytes]) -> None:
+    """Write what the subflows of one call read, one after the other."""
+    ends = array("Q", [0])
+    with Path(directory, _ITEMS).open("wb") as file:
+        for content in contents:
+            file.write(content)
+            ends.append(file.tell())
+    Path(directory, _ENDS).write_bytes(ends.tobytes())
+
+
+def read_items(directory: str | Path, *numbers: int) -> list[bytes]:
+    """Return some of what `write_items` has written."""
+    ends = array("Q", Path(directory, _ENDS).read_bytes())
+    contents = []
+    with Path(directory, _ITEMS).open("rb") as file:
+        for number in numbers:
+            file.seek(ends[number])
+            contents.append(file.read(ends[number + 1] - ends[number]))
+    return contents
 
 
 def value_of(directory: str | Path, name: str) -> Path:
@@ -215,24 +234,23 @@ def _write(
     directory: Path, function: Callable[[Any], Any], items: Sequence[Any]
 ) -> dict[int, SubflowError]:
     """Write the function and the items; return the errors of those that cannot be pickled."""
-    refused = {}
-    with Path(directory, _ITEMS).open("wb") as file:
-        try:
-            file.write(cloudpickle.dumps(function))
-        except Exception as error:
-            raise TypeError(f"the function of subflows cannot be pickled: {error}") from error
-        ends = array("Q", [file.tell()])
+    refused: dict[int, SubflowError] = {}
+    try:
+        first = cloudpickle.dumps(function)
+    except Exception as error:
+        raise TypeError(f"the function of subflows cannot be pickled: {error}") from error
+
+    def pickled() -> Iterator[bytes]:
+        yield first
         for index, item in enumerate(items):
             try:
-                content = cloudpickle.dumps(item)
+                yield cloudpickle.dumps(item)
             except Exception as error:
                 message = f"its item cannot be pickled: {error}"
                 fields = {"state": "failed", "error": type(error).__name__, "message": message}
                 refused[index] = _error(index, fields)
-                continue
-            file.write(content)
-            ends.append(file.tell())
-    Path(directory, _ENDS).write_bytes(ends.tobytes())
+
+    write_items(directory, pickled())
     return refused
 
 
