@@ -381,6 +381,11 @@ def test_the_clock_of_a_process_stands_still_while_its_subflows_run(serial):
     assert [row["state"] for row in rows] == ["done", "timeout"]
 
 
+def test_a_new_child_for_each_subflow_gives_the_same(serial):
+    (row,) = run(serial, twice_nested, {"x": [1]}, isolation="fresh")
+    assert row["y"] == twice_nested(1, daskspace.subflows())["y"]
+
+
 def test_subflows_in_place_give_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with create_backend("serial") as backend:
