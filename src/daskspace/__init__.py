@@ -32,9 +32,11 @@ if TYPE_CHECKING:  # type checkers see what `__getattr__` finds; `as` exports it
         OperationError as OperationError,
         RetrieveTimeout as RetrieveTimeout,
         SpecError as SpecError,
+        SubflowError as SubflowError,
     )
     from daskspace.execution.outcome import Outcome as Outcome
     from daskspace.execution.status import Status as Status
+    from daskspace.execution.subflows import subflows as subflows
     from daskspace.operations.base import Operation as Operation, Process as Process
     from daskspace.operations.function import operation as operation
     from daskspace.operations.spec import load_operation as load_operation
@@ -58,9 +60,11 @@ _HOMES = {
         "OperationError",
         "RetrieveTimeout",
         "SpecError",
+        "SubflowError",
     ),
     "daskspace.execution.outcome": ("Outcome",),
     "daskspace.execution.status": ("Status",),
+    "daskspace.execution.subflows": ("subflows",),
     "daskspace.operations.base": ("Operation", "Process"),
     "daskspace.operations.function": ("operation",),
     "daskspace.operations.spec": ("load_operation",),

@@ -9,6 +9,7 @@
     |- LifecycleError        a call in the wrong state of the backend
     |- OperationError        the operation ended before all its processes were seen
     |- ConsolidateError      the operation's own consolidate step raised
+    |- SubflowError          a subflow of a process was not done
     `- BackendError          the machine failed, the operation may be fine: worth a retry
        |- ClusterStartError  the cluster did not come up
        `- RetrieveTimeout    processes still run after the time given
@@ -17,7 +18,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class DaskspaceError(Exception):
@@ -58,6 +59,39 @@ class OperationError(DaskspaceError):
 
 class ConsolidateError(DaskspaceError):
     """The operation's own consolidate step raised; the table is kept."""
+
+
+class SubflowError(DaskspaceError):
+    """A subflow of a process was not done.
+
+    Parameters
+    ----------
+    text : str
+        All of it in one line.
+    index : int
+        Which of the items it was.
+    state : str
+        What became of it: ``failed``, ``crashed``, ``timeout``, ``lost`` or ``cancelled``.
+    told : mapping
+        What is known of its ``error`` (a class), ``message``, ``where`` and ``traceback``; all of
+        them are texts, and attributes of this, None where there is none.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        index: int = 0,
+        state: str = "failed",
+        told: Mapping[str, str | None] | None = None,
+    ) -> None:
+        super().__init__(text)
+        told = told or {"message": text}
+        self.index = index
+        self.state = state
+        self.error = told.get("error")
+        self.message = told.get("message")
+        self.where = told.get("where")
+        self.traceback = told.get("traceback")
 
 
 class BackendError(DaskspaceError):

@@ -108,7 +108,7 @@ def test_a_process_can_be_called_without_a_backend():
     os.rmdir(directory)
 
 
-@pytest.mark.parametrize("name", ["data", "run", "seed", "directory", "log"])
+@pytest.mark.parametrize("name", ["data", "run", "seed", "directory", "log", "subflows"])
 def test_a_parameter_of_the_user_wins_over_what_is_injected(name):
     namespace = {}
     exec(f"def f({name}): return {name}", namespace)

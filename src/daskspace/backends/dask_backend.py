@@ -80,6 +80,9 @@ class DaskBackend(Backend):
     performance_report : bool
         Whether Dask's performance report is saved as ``performance-report.html`` in the result
         directory, however the operation ends; it is there after `cleanup`.
+    subflow_server : bool
+        Whether processes of pySPACE's own kind are served that ask for subflows by its protocol:
+        programs of this user can then have code run by it.
     **options
         What the subclass needs to open its cluster.
 
@@ -94,7 +97,7 @@ class DaskBackend(Backend):
     configuration
         pySPACE's configuration, which its own processes are prepared with.
     SERVER_IP, SERVER_PORT
-        Where a server takes subflows; None while there is none.
+        None: where processes ask for subflows, they are told by ``prepare``.
 
     Raises
     ------
@@ -378,11 +381,8 @@ class DaskBackend(Backend):
         held = self.configuration
         if held is None and is_original:  # where pySPACE's own backends took it from
             held = getattr(sys.modules.get("pySPACE"), "configuration", None)
-        address = None
-        if self.SERVER_IP is not None and self.SERVER_PORT is not None:
-            address = self.SERVER_IP, self.SERVER_PORT
         level = logging.INFO if self.file_log_level is None else self.file_log_level
-        return Preparation(None if held is None else Shared(held), address, level)
+        return Preparation(None if held is None else Shared(held), log_level=level)
 
     def _forget(self) -> None:
         self._stop_logging()

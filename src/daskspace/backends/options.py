@@ -28,6 +28,7 @@ OWN_OPTIONS = (
     "circuit_breaker",
     "no_workers_timeout",
     "performance_report",
+    "subflow_server",
 )
 """What every backend takes; all other options are for its cluster.
 
@@ -91,6 +92,8 @@ class RunOptions:
         When a process is run again, and when an operation ends early.
     performance_report : bool
         Whether Dask's performance report is saved with the results.
+    subflow_server : bool
+        Whether processes are served that ask for subflows by pySPACE's protocol.
     """
 
     isolation: str
@@ -98,6 +101,7 @@ class RunOptions:
     process_memory: int | None
     policies: Policies
     performance_report: bool = False
+    subflow_server: bool = False
 
 
 def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
@@ -145,6 +149,7 @@ def take_options(options: dict[str, Any], default_isolation: str) -> RunOptions:
             ),
         ),
         bool(given.get("performance_report", False)),
+        bool(given.get("subflow_server", False)),
     )
 
 

@@ -174,6 +174,7 @@ class Stage:
             process_memory=options.process_memory,
             echo=client is None,
             preparation=preparation if in_place else preparation.travelling(),
+            subflow_server=options.subflow_server,
         )
         shared = (*getattr(self.operation, "shared", ()), *preparation.shared)
         if client is not None:
@@ -482,13 +483,13 @@ class Stage:
     def _carry_out_here(
         self, settings: Settings, package: None, batch: Batch, tape: Path | None, tell: Any
     ) -> dict[str, Any]:
-        def goes_on() -> bool:
+        def wanted() -> bool:
             self.interrupts.regain()
             return self._dispatcher is not None and self._dispatcher.reason is None
 
-        if not goes_on():
+        if not wanted():
             return nothing_begun()
-        return carry_out(settings, package, batch, tape, tell, goes_on)
+        return carry_out(settings, package, batch, tape, tell, wanted=wanted)
 
     @contextlib.contextmanager
     def _limited(self, deadline: float) -> Iterator[None]:

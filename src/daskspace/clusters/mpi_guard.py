@@ -17,6 +17,8 @@ from distributed.core import Status
 
 OPERATION = "daskspace_own"
 """What an owner sends over a connection that it keeps open as long as it lives."""
+OF_WORKERS = "daskspace-subflows"
+"""The name of clients that workers have, which keep nothing alive."""
 _LOOK_EVERY_S = 0.5
 
 
@@ -42,10 +44,14 @@ class _Guard:
         seen = time.monotonic()
         while self._scheduler.status in (Status.init, Status.running):
             await asyncio.sleep(_LOOK_EVERY_S)
-            if self._owners or set(self._scheduler.clients) - {"fire-and-forget"}:
+            if self._owners or any(map(_is_of_a_user, self._scheduler.clients)):
                 seen = time.monotonic()
             elif time.monotonic() - seen > self._patience:
                 await self._scheduler.close(reason="nobody is left who wants it")
+
+
+def _is_of_a_user(client: str) -> bool:
+    return client != "fire-and-forget" and OF_WORKERS not in client
 
 
 def dask_setup(scheduler: Scheduler) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -65,6 +66,10 @@ class Settings:
         Whether what a process prints appears on the terminal as well.
     preparation : Preparation
         What processes of pySPACE's own kind are prepared with.
+    depth : int
+        0 for processes, 1 for their subflows, 2 for the subflows of these, ...
+    subflow_server : bool
+        Whether processes are served that ask for subflows by pySPACE's protocol.
     """
 
     directory: str
@@ -78,14 +83,19 @@ class Settings:
     budget: float = 1.0
     echo: bool = False
     preparation: Preparation = field(default_factory=Preparation)
+    depth: int = 0
+    subflow_server: bool = False
 
 
 class Attempt:
     """One try at a process; the process reaches it by `current_attempt`."""
 
+    subflows: Counter[str] | None = None
+
     def __init__(self, process: int, head: dict[str, Any], settings: Settings, tape: Tape) -> None:
         self.process = process
         self.results = settings.directory
+        self.backend_com = settings.preparation.backend_com
         self.place: tuple[Path, Path] | None = None
         self._head = head
         self._identity = settings.identity
@@ -107,7 +117,15 @@ class Attempt:
         return self.place and self.place[0]
 
     def make_directory(self) -> Path:
-        """Return the private directory, which exists from then on."""
+        """Return the private directory, which exists from then on.
+
+        Raises
+        ------
+        RuntimeError
+            It is a subflow: what it writes belongs to its process.
+        """
+        if self._identity.within:
+            raise RuntimeError("a subflow has no directory: hand it a path in that of its process")
         if self.place is None:
             directory = make_attempt_directory(self.results, self.name)
             self.place = directory, processes_of(self.results) / self.name
@@ -237,6 +255,7 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Ta
     outcome["duration"] = round(time.monotonic() - began, 6)
     outcome["host"] = _HOST
     outcome["peak_memory"] = memory.peak()
+    outcome["subflows"] = attempt.subflows
     _current.reset(token)
     if log.path is not None:
         outcome["log"] = f"logs/{log.path.name}"

@@ -21,8 +21,9 @@ import socket
 import struct
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import enumerate as enumerate_threads
 from types import FrameType
@@ -35,6 +36,7 @@ from daskspace.execution.identity import Identity
 from daskspace.execution.isolation import HEADER, JOB_START, receive_exactly, signal_name
 from daskspace.execution.origin import is_library, is_ours
 from daskspace.execution.outcome import describe_error
+from daskspace.execution.subflows import ANSWER, Channel, open_channel
 from daskspace.execution.tape import Recording, Tape, TapeReader
 
 GRACE_S = 0.5
@@ -67,24 +69,27 @@ class Child:
     def __init__(self, first_job: bytes, memory: int | None) -> None:
         self._host = os.getpid()
         jobs, self._jobs = os.pipe()
+        answers, self._answers = os.pipe()
         self.messages, messages = os.pipe()
         self.spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.exit: int | None = None
         self.peak_memory = 0
         self.is_silent = False
+        self.asked: set[int] = set()
+        self._asked_at = self._waited = self._since = 0.0
         self._rest = b""
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _close_all_but(jobs, messages, self.spool.fileno())
-                self._live(first_job, jobs, messages, memory)
+                _close_all_but(jobs, messages, answers, self.spool.fileno())
+                self._live(first_job, (messages, jobs, answers), memory)
             except BaseException as error:
                 with contextlib.suppress(OSError):
                     os.write(2, f"{type(error).__name__}: {error}\n".encode())
             finally:
                 os._exit(_BROKEN)
-        os.close(jobs)
-        os.close(messages)
+        for descriptor in (jobs, messages, answers):
+            os.close(descriptor)
 
     def send(self, job: bytes) -> None:
         """Give it another job; one that takes nothing any more is left to be found out."""
@@ -106,6 +111,28 @@ class Child:
                 if isinstance(message, dict):
                     yield message
 
+    def ask(self, subflows: int) -> None:
+        """Note that its process waits for subflows."""
+        if not self.asked:
+            self._asked_at = time.monotonic()
+        self.asked.add(subflows)
+
+    def answer(self, subflows: int) -> None:
+        """Tell it that subflows have ended."""
+        if subflows not in self.asked:
+            return
+        self.asked.remove(subflows)
+        if not self.asked:
+            self._waited += time.monotonic() - self._asked_at
+        with contextlib.suppress(OSError):
+            os.write(self._answers, ANSWER.pack(subflows))
+
+    def waited(self, since: float) -> float:
+        """Return how long the process that began at `since` has waited for subflows."""
+        if self._since != since:
+            self._since, self._waited = since, 0.0
+        return self._waited
+
     def look(self) -> bool:
         """Return whether it has ended."""
         if self.exit is None:
@@ -117,11 +144,12 @@ class Child:
 
     def close(self) -> None:
         """Close what led to it."""
-        os.close(self._jobs)
-        os.close(self.messages)
+        for descriptor in (self._jobs, self._answers, self.messages):
+            os.close(descriptor)
         self.spool.close()
 
-    def _live(self, job: bytes, jobs: int, messages: int, memory: int | None) -> None:
+    def _live(self, job: bytes, pipes: tuple[int, int, int], memory: int | None) -> None:
+        messages, jobs, _ = pipes
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -136,7 +164,7 @@ class Child:
         if memory is not None:
             _limit_memory(memory)
         while True:
-            message = _run_job(job, (messages, jobs), self.spool)
+            message = _run_job(job, pipes, self.spool)
             _tell(messages, message)
             size = os.read(jobs, _SIZE.size)
             if len(size) < _SIZE.size:
@@ -144,7 +172,7 @@ class Child:
             job = _read_exactly(jobs, _SIZE.unpack(size)[0])
 
 
-def _run_job(job: bytes, pipes: tuple[int, int], spool: BinaryIO) -> dict[str, Any]:
+def _run_job(job: bytes, pipes: tuple[int, int, int], spool: BinaryIO) -> dict[str, Any]:
     """Run a job in the child; return the message that tells its end."""
     line, _, body = job.partition(b"\n")
     head = json.loads(line)
@@ -156,7 +184,8 @@ def _run_job(job: bytes, pipes: tuple[int, int], spool: BinaryIO) -> dict[str, A
         return {"unreadable": describe_error(error)}
     tape = Tape(Path(head["tape"]))
     tidy = True
-    messages = pipes[0]
+    messages, _, answers = pipes
+    open_channel(Channel(settings, lambda message: _tell(messages, message), answers))
     numbers = (*pipes, tape.fileno())
     own = _files_of(numbers)
 
@@ -194,10 +223,14 @@ def _files_of(descriptors: tuple[int, ...]) -> list[tuple[int, ...]] | None:
         return None
 
 
-def _tell(messages: int, message: dict[str, Any]) -> None:
+_telling = threading.RLock()
+
+
+def _tell(messages: int, message: Mapping[str, Any]) -> None:
     content = memoryview(json.dumps(message).encode() + b"\n")
-    while content:
-        content = content[os.write(messages, content) :]
+    with _telling:
+        while content:
+            content = content[os.write(messages, content) :]
 
 
 class Host:
@@ -311,12 +344,12 @@ class Host:
         loaded_by = time.monotonic() + _LOAD_S
         while True:
             has_ended = child.look()  # before it is listened to: its last words may be in the pipe
-            patience = 0.0 if has_ended else _until_limit(head, reader, loaded_by, was_kept)
+            patience = 0.0 if has_ended else _until_limit(head, reader, child, loaded_by, was_kept)
             if patience is not None and patience <= 0 and not has_ended:
                 limit = head["timeout"] or _LOAD_S
                 text = f"it ran longer than process_timeout, {limit:g} s"
                 verdict = {"state": "timeout", "error": "ProcessTimeout", "message": text}
-                return self._hear(child) or verdict
+                return self._hear(child, head, reader) or verdict
             if head["memory"] is not None and not has_ended:
                 patience = min(patience or _LOOK_AT_MEMORY_EVERY_S, _LOOK_AT_MEMORY_EVERY_S)
                 used = _memory_of(child.pid)
@@ -334,22 +367,34 @@ class Host:
             if self._wakeup in ready:
                 self._clear_wakeup()
             if child.messages in ready:
-                if last_word := self._hear(child):
+                if last_word := self._hear(child, head, reader):
                     return last_word
             elif has_ended:
                 return {"state": "crashed"}
             if self._worker in ready:
-                self._receive()
+                kind, content = self._receive()
+                if kind == b"R" and (answer := json.loads(content))["number"] == head["number"]:
+                    child.answer(answer["subflows"])
                 if self._stopped == head["number"]:
                     return {"state": "cancelled", "message": "it was stopped"}
 
-    def _hear(self, child: Child) -> dict[str, Any] | None:
+    def _hear(
+        self, child: Child, head: dict[str, Any], reader: TapeReader
+    ) -> dict[str, Any] | None:
         """Pass on what a child has said; return its last word on its job, if that was said."""
         if child.is_silent or not select.select([child.messages], [], [], 0)[0]:
             return None
         for message in child.receive():
             if message.keys() & _ENDINGS:
                 return message
+            if isinstance(number := message.get("subflows"), int):
+                begun = reader.read().begun or {"process": head["first"]}
+                child.waited(reader.recording.since)
+                message["within"] = _identity(head).name(begun)
+                if "dropped" in message:
+                    child.answer(number)
+                else:
+                    child.ask(number)
             self._answer(message)
         return None
 
@@ -374,12 +419,15 @@ class Host:
             _kill([child.pid])
             time.sleep(0.001)
         kill_descendants()
+        asked, child.asked = child.asked, set()
+        for number in asked:
+            self._answer({"subflows": number, "dropped": True})
         if forget:
             child.close()
 
 
 def _until_limit(
-    head: dict[str, Any], reader: TapeReader, loaded_by: float, was_kept: bool
+    head: dict[str, Any], reader: TapeReader, child: Child, loaded_by: float, was_kept: bool
 ) -> float | None:
     """Return in how many seconds to look again, none or less when the limit is reached."""
     limit = head["timeout"]
@@ -388,7 +436,10 @@ def _until_limit(
     recording = reader.read()
     if recording.head is None and recording.ended == head["first"]:
         return float(min(loaded_by - time.monotonic(), limit or _LOAD_S))
-    return None if limit is None else float(recording.since + limit - time.monotonic())
+    if limit is None or child.asked:
+        return None
+    began = recording.since + child.waited(recording.since)
+    return float(began + limit - time.monotonic())
 
 
 def _explained(verdict: dict[str, Any], child: Child, head: dict[str, Any]) -> dict[str, Any]:
@@ -413,7 +464,7 @@ def _record_end(
 ) -> None:
     """Record what became of the process that ran when its child ended."""
     begun = dict(recording.begun or {})
-    identity = Identity(head["by_parameters"], tuple(head["hidden"]))
+    identity = _identity(head)
     logs = Path(head["directory"], "logs")
     path = logs.parent / recording.notes["log"] if "log" in recording.notes else None
     text = take_spool(child.spool)
@@ -443,6 +494,10 @@ def _record_end(
         (Path(place[0]), Path(place[1])) if place else None,
     )
     tape.flush()
+
+
+def _identity(head: dict[str, Any]) -> Identity:
+    return Identity(head["by_parameters"], tuple(head["hidden"]), head["within"])
 
 
 def _where(dump: str) -> str | None:

@@ -23,10 +23,13 @@ class Identity:
         it has none by its position.
     hidden : tuple of str
         Parameters that do not appear in names.
+    within : str
+        The name of the process whose subflows they are, if they are subflows.
     """
 
     by_parameters: bool = False
     hidden: tuple[str, ...] = ()
+    within: str = ""
 
     def digest(self, outcome: Mapping[str, Any]) -> bytes:
         """Return 32 bytes that differ from process to process, from the fields of an outcome."""
@@ -37,6 +40,8 @@ class Identity:
 
     def name(self, outcome: Mapping[str, Any]) -> str:
         """Return the name of a process's log and directory, unique in its operation."""
+        if self.within:
+            return f"{self.within}.subflow-{outcome['process']}"
         if self.by_parameters:
             shown = {
                 name: value

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ import daskspace
 from daskspace.execution.attempt import Settings, interrupt, load_batch, run_attempts
 from daskspace.execution.capture import capturing
 from daskspace.execution.environment import without_rank
+from daskspace.execution.helping import Helping, Offers
 from daskspace.execution.original import holds_originals, one_at_a_time
 from daskspace.execution.outcome import describe_error
 from daskspace.execution.record_receiver import receiving
+from daskspace.execution.subflow_server import serving
 from daskspace.execution.tape import Recording, Tape, read_tape
 from daskspace.execution.travel import Batch, Package, Parcel, is_client
 
@@ -86,9 +89,16 @@ class Host:
             )
 
     def run(
-        self, settings: Settings, package: Package | None, parcel: Parcel, tape: Path, tell: Tell
+        self,
+        settings: Settings,
+        package: Package | None,
+        parcel: Parcel,
+        tape: Path,
+        tell: Tell,
+        offers: Offers | None,
+        wanted: Callable[[], bool],
     ) -> dict[str, Any]:
-        """Run a batch, and return how it ended.
+        """Run a batch, and return how it ended; see `carry_out`.
 
         Raises
         ------
@@ -103,22 +113,33 @@ class Host:
             "count": parcel.count,
             "by_parameters": settings.identity.by_parameters,
             "hidden": settings.identity.hidden,
+            "within": settings.identity.within,
             "fresh": settings.isolation == "fresh",
             "timeout": settings.process_timeout,
             "memory": settings.process_memory,
             "budget": settings.budget,
         }
+        helping: Helping | None = None
         try:
             body = pickle.dumps((settings, sys.path, package, parcel.content))
             self._send(b"J", json.dumps(head).encode() + b"\n" + body)
             while True:
-                answer: dict[str, Any] = json.loads(self._receive())
+                answer: dict[str, Any] = json.loads(self._receive(wanted))
                 if "ended" in answer:
                     return answer
-                tell(answer)
+                if "subflows" in answer:
+                    if helping is None:
+                        reply = partial(self._reply, self.number)
+                        helping = Helping(settings, package, carry_out, tell, offers, reply)
+                    helping.hear(answer)
+                else:
+                    tell(answer)
         except (OSError, EOFError) as error:
             self.close()
             raise HostLost(self._epitaph()) from error
+        finally:
+            if helping is not None:
+                helping.close()
 
     def stop(self) -> None:
         """Stop what it runs just now, from any thread."""
@@ -136,6 +157,10 @@ class Host:
         if self._process.returncode != 0:
             _kill_marked(self._mark)
 
+    def _reply(self, number: int, subflows: int) -> None:
+        """Tell it that subflows of a batch have ended."""
+        self._send(b"R", json.dumps({"number": number, "subflows": subflows}).encode())
+
     def _epitaph(self) -> str:
         code = self._process.poll()
         how = f"by {signal_name(-code)}" if code and code < 0 else f"with exit code {code}"
@@ -145,10 +170,13 @@ class Host:
         with self._sending:
             self._socket.sendall(HEADER.pack(kind, len(content)) + content)
 
-    def _receive(self) -> bytes:
+    def _receive(self, wanted: Callable[[], bool]) -> bytes:
+        has_come = False
         # In slices: a signal that another thread takes does not wake the main thread.
-        while not wait([self._socket], _SLICE_S):
-            pass
+        while not has_come:
+            if not wanted():
+                self.stop()
+            has_come = bool(wait([self._socket], _SLICE_S))
         _, size = HEADER.unpack(receive_exactly(self._socket, HEADER.size))
         return receive_exactly(self._socket, size)
 
@@ -185,7 +213,7 @@ def _kill_marked(mark: str) -> None:
 _lock = threading.Lock()
 _idle: list[Host] = []
 _running: defaultdict[str, set[Host]] = defaultdict(set)
-_stopped: OrderedDict[str, None] = OrderedDict()
+_stopped: OrderedDict[str, bool] = OrderedDict()
 
 
 def stop(group: str, running: bool) -> None:
@@ -199,12 +227,18 @@ def stop(group: str, running: bool) -> None:
         Whether what runs is stopped as well; where it runs in place, that cannot be done.
     """
     with _lock:
-        _stopped[group] = None
+        _stopped[group] = running or _stopped.get(group, False)
         while len(_stopped) > _GROUPS_KEPT:
             _stopped.popitem(last=False)
         hosts = list(_running[group]) if running else []
     for host in hosts:
         host.stop()
+
+
+def _is_stopped(settings: Settings) -> bool:
+    """Return whether a batch may not begin; the subflows of what still runs may."""
+    running = _stopped.get(settings.group)
+    return bool(running) if settings.depth else running is not None
 
 
 def start_hosts(number: int) -> None:
@@ -235,7 +269,8 @@ def carry_out(
     batch: Batch | Parcel,
     tape_path: Path | None = None,
     tell: Tell = lambda message: None,
-    goes_on: Callable[[], bool] = lambda: True,
+    offers: Offers | None = None,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Run a batch where its operation wants it, and never raise.
 
@@ -254,8 +289,11 @@ def carry_out(
         Where its tape is; by default it is kept in memory.
     tell : callable
         Gets mappings that are of interest while it runs.
-    goes_on : callable
-        Asked between two processes that run in place.
+    offers : Offers, optional
+        The cluster that subflows are offered to.
+    wanted : callable
+        Asked between two processes that run in place, and all along while they run in a child;
+        when it returns False, the batch is stopped.
 
     Returns
     -------
@@ -263,31 +301,41 @@ def carry_out(
         Plain data: ``receipts`` (a str, one line of JSON per process that has ended), ``states``
         (how many outcomes in which state), ``troubles`` (the receipts that are not ``done``),
         ``busy`` (seconds), ``begun`` (the process that began and did not end, since its host was
-        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was), ``records`` (how
-        many of their log records were told, where they sent such); or only ``unreadable`` (the
-        fields of an outcome), when the batch could not be loaded.
+        lost), ``opened`` (whether any may have begun), ``lost`` (why, if it was), ``taken`` (if it
+        had been begun before), ``stopped`` (if it may not begin), ``records`` (how many of their
+        log records were told, where they sent such); or only ``unreadable`` (the fields of an
+        outcome), when the batch could not be loaded.
     """
-    if settings.group in _stopped:
-        return nothing_begun()
+    if _is_stopped(settings):
+        return {**nothing_begun(), "stopped": True}
     try:
         tape = Tape(tape_path, new=True)
     except FileExistsError:
         assert tape_path is not None  # noqa: S101 - for mypy
-        return _returned(read_tape(tape_path), lost="the worker that had begun it was lost")
+        why = "the worker that had begun it was lost"
+        return _returned(read_tape(tape_path), lost=why, taken=True)
     except OSError as error:
         return _returned(Recording(), lost=f"its tape cannot be written: {error}", opened=False)
     began = time.perf_counter()
     extra: dict[str, Any] = {}
     originals = batch.has_originals if isinstance(batch, Parcel) else holds_originals(batch)
     try:
-        with receiving(settings.preparation, originals, tell) as (preparation, end):
-            if originals:
-                settings = dataclasses.replace(settings, preparation=preparation)
+        with (
+            receiving(settings.preparation, originals, tell) as (preparation, end),
+            serving(
+                dataclasses.replace(settings, preparation=preparation) if originals else settings,
+                package,
+                tape,
+                carry_out,
+                tell,
+                offers,
+            ) as served,
+        ):
             if settings.isolation == "none":
                 with one_at_a_time if originals else contextlib.nullcontext():
-                    extra = _in_place(settings, package, batch, tape, tell, goes_on)
+                    extra = _in_place(served, package, batch, tape, tell, wanted)
             elif isinstance(batch, Parcel) and tape_path is not None:
-                extra = _in_host(settings, package, batch, tape_path, tell)
+                extra = _in_host(served, package, batch, tape_path, tell, offers, wanted)
             extra.update(end())
         if "unreadable" in extra:
             return extra
@@ -334,7 +382,7 @@ def _in_place(
     batch: Batch | Parcel,
     tape: Tape,
     tell: Tell,
-    goes_on: Callable[[], bool],
+    wanted: Callable[[], bool],
 ) -> dict[str, Any]:
     interrupt.received = False
     alone = package is not None and not is_client()
@@ -345,7 +393,7 @@ def _in_place(
         return {"unreadable": describe_error(error)}
 
     def has_next() -> bool:
-        return not (tape.has_trouble or settings.group in _stopped) and goes_on()
+        return not (tape.has_trouble or settings.group in _stopped) and wanted()
 
     with capturing(settings.echo, spool=alone, tell=lambda text: tell({"log": text})):
         run_attempts(settings, processes, tape, time.monotonic() + settings.budget, has_next)
@@ -353,7 +401,13 @@ def _in_place(
 
 
 def _in_host(
-    settings: Settings, package: Package | None, parcel: Parcel, tape_path: Path, tell: Tell
+    settings: Settings,
+    package: Package | None,
+    parcel: Parcel,
+    tape_path: Path,
+    tell: Tell,
+    offers: Offers | None,
+    wanted: Callable[[], bool],
 ) -> dict[str, Any]:
     with _lock:
         host = _idle.pop() if _idle else None
@@ -364,9 +418,13 @@ def _in_host(
     with _lock:
         host.number += 1
         _running[settings.group].add(host)
-        stopped = settings.group in _stopped
+        stopped = _is_stopped(settings)
     try:
-        answer = {} if stopped else host.run(settings, package, parcel, tape_path, tell)
+        answer = (
+            {"stopped": True}
+            if stopped
+            else host.run(settings, package, parcel, tape_path, tell, offers, wanted)
+        )
     except HostLost as error:
         return {"lost": str(error)}
     finally:

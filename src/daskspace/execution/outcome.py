@@ -72,6 +72,8 @@ class Outcome:
         The last 2,000 characters of its log, without the traceback, if it was not done.
     log, directory : str, optional
         Its log and its private directory, relative to the result directory, if it made them.
+    subflows : mapping
+        How many subflows it had, by state.
     """
 
     process: int
@@ -92,6 +94,7 @@ class Outcome:
     log_tail: str | None = None
     log: str | None = None
     directory: str | None = None
+    subflows: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the receipt: one sealed line of JSON without the fields that are empty."""

@@ -7,7 +7,6 @@ import dataclasses
 import io
 import logging
 import math
-import os
 import pickle
 import selectors
 import socket
@@ -16,9 +15,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from daskspace.execution.peers import is_own
 from daskspace.execution.preparation import Preparation
 
 LARGEST_RECORD = 1 << 20
@@ -30,7 +29,6 @@ _MOST_CONNECTIONS = 200
 _BUNCH_S, _BUNCH_SIZE = 0.2, 1 << 16
 _QUIET_S = 0.2
 _LONGEST_END_S = 10.0
-_TABLES = tuple(Path(f"/proc/net/{name}") for name in ("tcp", "tcp6"))
 _ESCAPES = (
     *("persid", "binpersid", "reduce", "obj", "newobj", "newobj_ex", "build"),
     *("ext1", "ext2", "ext4", "bytearray8", "next_buffer", "readonly_buffer"),
@@ -99,25 +97,6 @@ def make_record(fields: Mapping[str, Any]) -> logging.LogRecord:
     record = logging.makeLogRecord({**fields, "args": None})
     record.msecs = (record.created - int(record.created)) * 1000
     return record
-
-
-def is_own(peer: tuple[str, int], port: int) -> bool:
-    """Return whether the peer of a connection to `port` belongs to the user of this program.
-
-    Only Linux tells; elsewhere whoever reaches the port is served.
-    """
-    if not _TABLES[0].exists():
-        return True
-    number = struct.unpack("=I", socket.inet_aton(peer[0]))[0]
-    theirs, ours = f"{number:08X}:{peer[1]:04X}", f":{port:04X}"
-    for table in _TABLES:
-        with contextlib.suppress(OSError), table.open(encoding="ascii") as lines:
-            for line in lines:
-                columns = line.split()
-                if columns[1].endswith(theirs) and columns[2].endswith(ours):
-                    # that of a connection which was closed is 0, and so is its inode
-                    return columns[9] != "0" and int(columns[7]) == os.geteuid()
-    return False
 
 
 class RecordReceiver:
@@ -207,7 +186,9 @@ class RecordReceiver:
             connection, peer = self._listener.accept()
         except OSError:
             return
-        if len(self._content) >= _MOST_CONNECTIONS or not is_own(peer, self.address[1]):
+        if len(self._content) >= _MOST_CONNECTIONS or not is_own(
+            peer, self.address[1], where_unknown=True
+        ):
             connection.close()
             self._refuse("a connection of which nobody can tell whose it is, or of another user")
             return

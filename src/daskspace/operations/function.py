@@ -14,12 +14,13 @@ from typing import Any
 from daskspace.errors import SpecError, did_you_mean
 from daskspace.execution import plain
 from daskspace.execution.attempt import current_attempt
+from daskspace.execution.subflows import Subflows
 from daskspace.operations.base import Operation, Resume
 from daskspace.operations.data_sets import DataSet, as_data_sets
 from daskspace.operations.parameters import ParameterSpace
 from daskspace.operations.parametric import ParameterOperation, ParameterProcess, check_names
 
-INJECTED = ("data", "run", "seed", "directory", "log")
+INJECTED = ("data", "run", "seed", "directory", "log", "subflows")
 """The arguments that a function gets by naming them."""
 
 
@@ -52,6 +53,8 @@ class FunctionProcess(ParameterProcess):
                 return self.seed
             case "directory":
                 return self._directory()
+            case "subflows":
+                return Subflows()
             case _:
                 log = logging.getLogger("daskspace.process")
                 log.setLevel(logging.DEBUG)
@@ -133,9 +136,10 @@ def operation(
     function : callable, or iterable of callables
         Called with its parameters by name. By naming them it also gets ``data`` (one data set),
         ``run`` (an int from 0), ``seed`` (an int below 2**32, the same on every backend),
-        ``directory`` (a `pathlib.Path`, private to the process and kept with the results) and
-        ``log`` (a `logging.Logger`); a parameter of the same name wins. It returns a mapping of
-        metrics, one scalar, or None.
+        ``directory`` (a `pathlib.Path`, private to the process and kept with the results),
+        ``log`` (a `logging.Logger`) and ``subflows``, whose ``map`` calls a function on the same
+        cluster; a parameter of the same name wins. It returns a mapping of metrics, one scalar, or
+        None.
         Instead of a function: a list or generator of callables without arguments, finite or
         endless, for which only `result_directory`, `name` and `number_processes` are used.
     grid : mapping of str to iterable or expression, optional
