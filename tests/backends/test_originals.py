@@ -86,7 +86,7 @@ def test_a_whole_run_behind_a_short_queue(backend, tmp_path):
             assert log.count(f"INFO     record {n} of process {number}\n") == times
     assert [log.count(f"much {n}\n") for n in range(2000)] == [1] * 2000
     assert "detail of" not in log
-    assert log.count("it holds more than plain data (pathlib.PosixPath)") == 1
+    assert log.count("it holds more than plain data (pathlib.") == 1
     assert "`extra`" in log
     assert not op.create_process.is_alive()
     with pytest.raises(ValueError, match="closed"):
