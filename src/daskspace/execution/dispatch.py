@@ -27,6 +27,8 @@ CANCEL = ".cancel"
 BATCH_BUDGET_S = 0.25
 """How much measured work a batch holds; short enough to watch, long against Dask's 2 ms."""
 LARGEST_BATCH = 2_000
+AHEAD_OF_CREATOR = 200
+"""How many processes are pulled ahead where a creator keeps few of them: they may be large."""
 _GROWTH = 16
 _LOOK_EVERY_S = 0.5
 _SYNC_EVERY_S = 1.0
@@ -112,6 +114,8 @@ class Dispatcher:
     ) -> None:
         self._arrived: SimpleQueue[Event | None] = SimpleQueue()
         ahead = 4 * LARGEST_BATCH if travels else 0
+        if getattr(operation, "create_process", None) is not None:
+            ahead = min(ahead, AHEAD_OF_CREATOR)
         self.source = Source(operation, ahead, arrived=lambda: self._arrived.put(None))
         self._journal = journal
         self._count_slots = slots
