@@ -105,6 +105,9 @@ def test_the_page_of_a_batch_backend_shows_its_jobs_and_what_the_table_holds(tmp
         backend.execute()
         wait_until(lambda: len({worker for worker, *_ in told_by(backend)["executing"]}) == 2, 120)
         wait_until(lambda: told_by(backend)["operations"][0]["snapshot"]["jobs"]["running"] == 2)
+        wait_until(
+            lambda: told_by(backend)["operations"][0]["snapshot"]["counts"].get("running") == 2
+        )
         page = open_page(backend.operation_link)
         assert sum(counts_on(page).values()) == 6
         assert counts_on(page)["running"] == 2

@@ -35,6 +35,7 @@ from daskspace.execution.journal import Journal
 from daskspace.execution.seal import sealed, unsealed
 
 from . import kill_resume
+from .backends_under_test import mpi_backend
 
 FULL = os.environ.get("DASKSPACE_FULL") == "1"
 only_full = pytest.mark.skipif(not FULL, reason="takes minutes: set DASKSPACE_FULL=1")
@@ -46,7 +47,7 @@ BACKENDS = {
     "serial in a child": partial(create_backend, "serial", isolation="process"),
     "mcore": partial(create_backend, "mcore", n_workers=2),
     "mcore in place": partial(create_backend, "mcore", n_workers=2, isolation="none"),
-    "mpi": partial(create_backend, "mpi", n_workers=2),
+    "mpi": mpi_backend,
 }
 
 

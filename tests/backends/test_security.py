@@ -1,6 +1,7 @@
 """Who can reach what runs: nobody else on a machine of one's own, elsewhere nobody without keys."""
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import socket
@@ -61,9 +62,10 @@ class Opened:
         """Return what its processes listen on: who, address, port."""
         found = set()
         for process in self._processes():
-            for entry in process.net_connections("inet"):
-                if entry.status == psutil.CONN_LISTEN:
-                    found.add((process.name(), entry.laddr.ip, entry.laddr.port))
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended, and listens no more
+                for entry in process.net_connections("inet"):
+                    if entry.status == psutil.CONN_LISTEN:
+                        found.add((process.name(), entry.laddr.ip, entry.laddr.port))
         return {entry for entry in found if entry[1:] not in self._before}
 
     def _processes(self):
@@ -86,7 +88,9 @@ def hold(directory, x):
 def listening_here():
     me, found = psutil.Process(), set()
     for process in (me, *me.children(recursive=True)):
-        found |= {tuple(c.laddr) for c in process.net_connections("inet") if c.status == "LISTEN"}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("inet")
+            found |= {tuple(c.laddr) for c in connections if c.status == "LISTEN"}
     return found
 
 

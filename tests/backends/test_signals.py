@@ -794,11 +794,12 @@ def test_sigint_to_oneself_in_place_is_ctrl_c(start, opened):
             try:
                 backend.run(op)
             except KeyboardInterrupt:
-                print([row["state"] for row in op.rows()])
+                print(*sorted({row["state"] for row in op.rows() if row["x"] < 3}))
+                print(*sorted({row["state"] for row in op.rows() if row["x"] >= 3}))
         """
     )
     assert program.end() == 0, program.stderr
-    assert program.stdout == "['done', 'done', 'done']\n"
+    assert program.stdout in ("done\n\n", "done\ncancelled\n"), "what was pulled is told"
     go_on(opened, "serial", 6)
 
 
@@ -1035,7 +1036,8 @@ def test_once_the_debugger_was_left_ctrl_c_drains(terminal, opened):
     time.sleep(0.5)
     Path("gate").touch()
     child.expect(pexpect.EOF)
-    assert "raised KeyboardInterrupt ['done', 'done', 'done', 'done']" in child.before
+    assert "raised KeyboardInterrupt ['done', 'done', 'done', 'done'" in child.before
+    assert child.before.count("'done'") == 4
     child.close()
     go_on(opened, "serial", 6)
 

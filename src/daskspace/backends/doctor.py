@@ -233,7 +233,8 @@ class _Visit:
         try:
             self._backend.stage_in(operation)
             times = _Times()
-            self._backend.execute(timeout_s)
+            # longer: an operation that ends by itself cancels the jobs that we want to tell of
+            self._backend.execute(timeout_s + _RETRIEVE_S)
             trouble = self._wait(times, timeout_s, tell)
         except DaskspaceError as error:
             trouble = str(error)

@@ -29,7 +29,7 @@ from daskspace.execution.commit import attempts_of, discard
 from daskspace.execution.creator import is_queue, let_go
 from daskspace.execution.dispatch import ClusterLost, Dispatcher
 from daskspace.execution.identity import Identity
-from daskspace.execution.isolation import carry_out, stop
+from daskspace.execution.isolation import carry_out, nothing_begun, stop
 from daskspace.execution.journal import Journal
 from daskspace.execution.lock import Lock
 from daskspace.execution.original import call_with, is_original
@@ -39,7 +39,7 @@ from daskspace.execution.record_receiver import make_record
 from daskspace.execution.snapshot import describe_receipts, describe_status, snapshot_path
 from daskspace.execution.status import Status
 from daskspace.execution.timeline import Bar
-from daskspace.execution.travel import Carrier, InPlace, ToHost, ToWorkers
+from daskspace.execution.travel import Batch, Carrier, InPlace, ToHost, ToWorkers
 from daskspace.operations.base import Operation, safe_name
 from daskspace.operations.yaml_file import write_yaml
 from daskspace.results.directory import (
@@ -479,9 +479,16 @@ class Stage:
         except Exception as error:
             self._tell_log(f"no performance report: {_told(error)}")
 
-    def _carry_out_here(self, *arguments: Any) -> dict[str, Any]:
-        self.interrupts.regain()
-        return carry_out(*arguments)
+    def _carry_out_here(
+        self, settings: Settings, package: None, batch: Batch, tape: Path | None, tell: Any
+    ) -> dict[str, Any]:
+        def goes_on() -> bool:
+            self.interrupts.regain()
+            return self._dispatcher is not None and self._dispatcher.reason is None
+
+        if not goes_on():
+            return nothing_begun()
+        return carry_out(settings, package, batch, tape, tell, goes_on)
 
     @contextlib.contextmanager
     def _limited(self, deadline: float) -> Iterator[None]:

@@ -91,7 +91,7 @@ class Attempt:
         self._identity = settings.identity
         self._tape = tape
         self.log = AttemptLog(
-            Path(self.results, "logs"),
+            f"{settings.directory}/logs",
             lambda: self.name,
             lambda name: tape.note(log=f"logs/{name}"),
         )
@@ -202,8 +202,8 @@ def run_attempts(
 def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Tape) -> None:
     """Try one process, and record what becomes of it."""
     known = describe_process(process, call)
-    known["start"] = round(time.time(), 3)
-    head = plain.dumps(known)
+    told = plain.dumps(known) if len(known) > 1 else f'{{"process":{process}}}'
+    head = f'{told[:-1]},"start":{time.time():.3f}}}'
     attempt = Attempt(process, known, settings, tape)
     token = _current.set(attempt)
     memory.reset_peak()
@@ -218,6 +218,8 @@ def _attempt(settings: Settings, process: int, call: Callable[[], Any], tape: Ta
                 kind = type(call).__name__
                 raise TypeError(f"a process must be callable without arguments, not {kind!r}")
             interrupt.running = True
+            if interrupt.received:  # since the last process ended
+                raise KeyboardInterrupt
             original = is_original(call)
             result = call_original(call, settings.preparation) if original else call()
             interrupt.running = False
@@ -278,7 +280,7 @@ def record(
 
 def _receipt(head: str, outcome: dict[str, Any], place: tuple[Path, Path] | None = None) -> str:
     """Return the line of JSON that tells all about an outcome."""
-    filled = {name: value for name, value in outcome.items() if value not in (None, {}, "")}
+    filled = {name: value for name, value in outcome.items() if value or value == 0}
     text = f"{head[:-1]},{plain.dumps(filled)[1:]}"
     return sealed(text if place is None else in_place(text, *place))
 

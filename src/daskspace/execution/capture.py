@@ -32,7 +32,7 @@ class AttemptLog:
 
     Parameters
     ----------
-    directory : Path
+    directory : path
         Where logs lie.
     name : callable
         Returns the name of the process. An earlier log of that name is never touched: this one
@@ -43,7 +43,7 @@ class AttemptLog:
 
     def __init__(
         self,
-        directory: Path,
+        directory: str | Path,
         name: Callable[[], str],
         opened: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -82,15 +82,16 @@ class AttemptLog:
                 self._file.close()
 
     def _open(self) -> TextIO:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        directory = Path(self._directory)
+        directory.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             name = f"{self._name()}.log" if number == 1 else f"{self._name()}.{number}.log"
             with contextlib.suppress(FileExistsError):
-                file = (self._directory / name).open(
+                file = (directory / name).open(
                     "x", buffering=1, encoding="utf-8", errors="backslashreplace"
                 )
                 break
-        self.path = self._directory / name
+        self.path = directory / name
         self._opened(name)
         return file
 

@@ -19,6 +19,7 @@ from daskspace.execution.journal import Journal
 from daskspace.execution.outcome import GOOD_STATES, Outcome
 from daskspace.execution.past import AGAIN, Known, Past
 from daskspace.execution.source import Source
+from daskspace.execution.tape import Recording
 from daskspace.execution.timeline import Timeline
 from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
@@ -26,9 +27,13 @@ CANCEL = ".cancel"
 """The file in a result directory that asks whoever runs its operation to stop."""
 BATCH_BUDGET_S = 0.25
 """How much measured work a batch holds; short enough to watch, long against Dask's 2 ms."""
+_BUDGET_HERE_S = 0.05
+"""The same where processes run in this interpreter: what a program that is killed loses."""
 LARGEST_BATCH = 2_000
 AHEAD_OF_CREATOR = 200
 """How many processes are pulled ahead where a creator keeps few of them: they may be large."""
+SMALLEST_BATCH_S = 0.02
+"""How much measured work a batch holds at the end, where batches get smaller."""
 _GROWTH = 16
 _LOOK_EVERY_S = 0.5
 _SYNC_EVERY_S = 1.0
@@ -90,7 +95,8 @@ class Dispatcher:
         How many processes can run at the same time, just now; 0 when there is no worker, None
         when there is none yet, but some are to come. What it raises ends the operation.
     travels : bool
-        Whether processes run on workers. Where they do not, they go one by one.
+        Whether processes run on workers. Where they do not, a stream whose later processes may
+        depend on what came of earlier ones goes one by one.
     past : Past
         What earlier sessions made of the operation.
     policies : Policies
@@ -137,7 +143,7 @@ class Dispatcher:
         self._losses: Counter[int] = Counter()
         self._losses_in_a_row = 0
         self._longest = 0.0
-        self._size = 1
+        self._size = self._least = 1
         self._drains = False
         self._aborts = False
         self._carrier: Carrier | None = None
@@ -339,7 +345,7 @@ class Dispatcher:
         size = self._size
         if self.source.exhausted:
             left = self.source.ready + len(self._waiting)
-            size = min(size, max(left // (2 * self._slots), 1))
+            size = min(size, max(left // (2 * self._slots), self._least))
         while (missing := size - len(self._waiting)) > 0 and not self.source.ended:
             taken = self.source.take(missing)
             self._waiting.extend(self._new_only(taken))
@@ -466,9 +472,12 @@ class Dispatcher:
         if "ran" in returned and ended:
             worker, start, stop = returned["ran"]
             self.timeline.add(worker, start, stop, returned["states"])
-        if self._travels and ended:
-            fitting = int(BATCH_BUDGET_S * ended / max(returned["busy"], 1e-9))
-            self._size = max(1, min(fitting, ended * _GROWTH, LARGEST_BATCH))
+        if ended and (self._travels or self.source.is_independent):
+            per_second = ended / max(returned["busy"], 1e-9)
+            largest = min(ended * _GROWTH, LARGEST_BATCH)
+            budget = BATCH_BUDGET_S if self._travels else _BUDGET_HERE_S
+            self._size = max(1, min(int(budget * per_second), largest))
+            self._least = max(1, min(int(SMALLEST_BATCH_S * per_second), self._size))
 
     def _take_in_lost(self, carrier: Carrier, future: Event, batch: Batch, why: str) -> None:
         """Take in what the tape of a batch tells whose worker was lost."""
@@ -478,12 +487,7 @@ class Dispatcher:
             carrier.forget(future)
             self._take_in_rest(batch, 0, False, False, why)
             return
-        told = {
-            "receipts": "\n".join(recording.receipts),
-            "states": recording.states,
-            "troubles": recording.troubles,
-        }
-        self._take_in_receipts(batch, told)
+        self._take_in_recording(batch, recording)
         carrier.forget(future)
         if recording.begun is not None:  # it takes at least as long as it ran before it was lost
             ran = time.time() - recording.begun.get("start", math.inf)
@@ -543,6 +547,14 @@ class Dispatcher:
         told = {**describe_process(process, call), **fields, "state": state}
         receipt = Outcome.from_fields(told).to_json()
         self._record(receipt, {state: 1}, [receipt])
+
+    def _take_in_recording(self, batch: Batch, recording: Recording) -> None:
+        told = {
+            "receipts": "\n".join(recording.receipts),
+            "states": recording.states,
+            "troubles": recording.troubles,
+        }
+        self._take_in_receipts(batch, told)
 
     def _take_in_receipts(self, batch: Batch, told: Mapping[str, Any]) -> None:
         """Record what came of a batch, but for what is to be tried again."""
@@ -635,9 +647,13 @@ class Dispatcher:
                     self._receive(carrier, 0.1)
                 except ClusterLost:
                     break
-        for future in self._in_flight:
+        for future, batch in list(self._in_flight.items()):
             self.left_running = self.left_running or not future.done()
             future.cancel()
+            recording = carrier.recording(future)
+            if recording is not None:
+                self._take_in_recording(batch, recording)
+                self._in_flight[future] = batch[recording.ended :]
         self.give_up()
 
 

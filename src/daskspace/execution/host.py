@@ -157,11 +157,12 @@ def _run_job(job: bytes, pipes: tuple[int, int], spool: BinaryIO) -> dict[str, A
     tape = Tape(Path(head["tape"]))
     tidy = True
     messages = pipes[0]
-    own = {number: _file_of(number) for number in (*pipes, tape.fileno())}
+    numbers = (*pipes, tape.fileno())
+    own = _files_of(numbers)
 
     def goes_on() -> bool:
         nonlocal tidy
-        if any(_file_of(number) != file for number, file in own.items()):
+        if _files_of(numbers) != own:
             os._exit(_BROKEN)  # else what it runs from now on could not be told
         signal.setitimer(signal.ITIMER_REAL, 0)  # no alarm of one process rings in the next
         memory = head["memory"]
@@ -185,12 +186,12 @@ def _run_job(job: bytes, pipes: tuple[int, int], spool: BinaryIO) -> dict[str, A
     return {"tidy": tidy}
 
 
-def _file_of(descriptor: int) -> tuple[int, int] | None:
+def _files_of(descriptors: tuple[int, ...]) -> list[tuple[int, ...]] | None:
+    """Return which files are open, by inode and device; None if one is closed."""
     try:
-        status = os.fstat(descriptor)
+        return [os.fstat(descriptor)[1:3] for descriptor in descriptors]
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
 def _tell(messages: int, message: dict[str, Any]) -> None:

@@ -62,16 +62,15 @@ def describe_process(process: int, call: Any) -> dict[str, Any]:
     """Return the fields of an outcome that tell which process it is."""
     known: dict[str, Any] = {"process": process}
     try:
-        parameters, data, run, key = (
-            getattr(call, name, None) for name in ("parameters", "data", "run", "key")
-        )
-        if isinstance(parameters, Mapping) and parameters:
+        parameters, data = getattr(call, "parameters", None), getattr(call, "data", None)
+        run, key = getattr(call, "run", None), getattr(call, "key", None)
+        if parameters and isinstance(parameters, Mapping):
             known["parameters"] = plain.plain(parameters)
-        if isinstance(data, str | os.PathLike):
+        if data is not None and isinstance(data, str | os.PathLike):
             known["data"] = os.fspath(data)
         if isinstance(run, int):
             known["run"] = run
-        if isinstance(key, str | int):
+        if key is not None and isinstance(key, str | int):
             known["key"] = key
     except Exception:  # noqa: S110 - what a user's attributes raise tells nothing
         pass

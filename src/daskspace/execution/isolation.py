@@ -247,6 +247,7 @@ def carry_out(
     batch: Batch | Parcel,
     tape_path: Path | None = None,
     tell: Tell = lambda message: None,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Run a batch where its operation wants it, and never raise.
 
@@ -265,6 +266,8 @@ def carry_out(
         Where its tape is; by default it is kept in memory.
     tell : callable
         Gets mappings that are of interest while it runs.
+    goes_on : callable
+        Asked between two processes that run in place.
 
     Returns
     -------
@@ -294,7 +297,7 @@ def carry_out(
                 settings = dataclasses.replace(settings, preparation=preparation)
             if settings.isolation == "none":
                 with one_at_a_time if originals else contextlib.nullcontext():
-                    extra = _in_place(settings, package, batch, tape, tell)
+                    extra = _in_place(settings, package, batch, tape, tell, goes_on)
             elif isinstance(batch, Parcel) and tape_path is not None:
                 extra = _in_host(settings, package, batch, tape_path, tell)
             extra.update(end())
@@ -338,7 +341,12 @@ def _returned(recording: Recording, **more: Any) -> dict[str, Any]:
 
 
 def _in_place(
-    settings: Settings, package: Package | None, batch: Batch | Parcel, tape: Tape, tell: Tell
+    settings: Settings,
+    package: Package | None,
+    batch: Batch | Parcel,
+    tape: Tape,
+    tell: Tell,
+    goes_on: Callable[[], bool],
 ) -> dict[str, Any]:
     interrupt.received = False
     alone = package is not None and not is_client()
@@ -347,8 +355,12 @@ def _in_place(
         processes = load_batch(settings, package, content)
     except BaseException as error:
         return {"unreadable": describe_error(error)}
+
+    def has_next() -> bool:
+        return not (tape.has_trouble or settings.group in _stopped) and goes_on()
+
     with capturing(settings.echo, spool=alone, tell=lambda text: tell({"log": text})):
-        run_attempts(settings, processes, tape, time.monotonic() + settings.budget)
+        run_attempts(settings, processes, tape, time.monotonic() + settings.budget, has_next)
     return {}
 
 

@@ -17,14 +17,19 @@ def _open_reset() -> int | None:
 
 
 _reset_fd = _open_reset()
-_pid = os.getpid()
+
+
+def _open_own_reset() -> None:
+    global _reset_fd
+    _reset_fd = _open_reset()
+
+
+os.register_at_fork(after_in_child=_open_own_reset)
 
 
 def reset_peak() -> None:
     """Begin to measure; without Linux's ``/proc`` the peak is that of the interpreter's life."""
-    global _reset_fd, _pid
-    if _pid != os.getpid():
-        _reset_fd, _pid = _open_reset(), os.getpid()
+    global _reset_fd
     if _reset_fd is not None:
         try:
             os.write(_reset_fd, b"5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from daskspace.execution.creator import drained, is_queue
@@ -27,11 +27,19 @@ class Source:
     arrived : callable
         Called, in the thread, when a process arrives or the end is reached after `take` found
         nothing.
+
+    Attributes
+    ----------
+    is_independent : bool
+        Whether processes can be pulled before anything is known of those before them.
     """
 
     def __init__(
         self, operation: Any, ahead: int = 0, arrived: Callable[[], None] = lambda: None
     ) -> None:
+        self.is_independent = isinstance(operation.processes, Sequence) or bool(
+            getattr(operation, "independent", False)
+        )
         self._iterator = _iterate(operation, lambda: self._stopped)
         self._ahead = ahead
         self._arrived = arrived

@@ -86,6 +86,11 @@ class Tape:
     new : bool
         Whether the file must not exist yet.
 
+    Attributes
+    ----------
+    has_trouble : bool
+        Whether a process ended that was not ``done``.
+
     Raises
     ------
     FileExistsError
@@ -94,6 +99,7 @@ class Tape:
 
     def __init__(self, path: Path | None = None, new: bool = False) -> None:
         self.path = path
+        self.has_trouble = False
         self._lines: list[str] = []
         self._kept = ""
         self._file: int | None = None
@@ -113,6 +119,7 @@ class Tape:
 
     def end(self, state: str, receipt: str) -> None:
         """Record that the process has ended; on disk with the next line."""
+        self.has_trouble = self.has_trouble or state != "done"
         if self._file is None:
             self._lines.append(f"{state} {receipt}")
         else:

@@ -202,6 +202,47 @@ class Carrier(Protocol):
         """Whether no batch is with any worker; asked when nothing has come for long."""
 
 
+class _Tapes:
+    """The tapes of the batches that are on their way."""
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+        mark = uuid.uuid4().hex[:8]  # a cluster that was lost may still write its tapes
+        self._names = (f"{mark}-{number}" for number in itertools.count())
+        self._paths: dict[Event, Path] = {}
+        self._beside: dict[Path, Path] = {}
+
+    def new(self) -> Path:
+        """Return a path that no other batch has."""
+        directory = attempts_of(self._settings.directory)
+        return directory / f"{self._settings.group}-{next(self._names)}{SUFFIX}"
+
+    def beside(self, path: Path) -> Path:
+        """Return the path of another file for a batch, which is removed with its tape."""
+        self._beside[path] = path.with_suffix(".parcel")
+        return self._beside[path]
+
+    def keep(self, future: Event, path: Path | None) -> None:
+        """Remember the tape of a batch, if it has one."""
+        if path is not None:
+            self._paths[future] = path
+
+    def read(self, future: Event) -> Recording | None:
+        """Return what a tape holds; None where there is none."""
+        try:
+            return read_tape(self._paths[future])
+        except (OSError, KeyError):
+            return None
+
+    def remove(self, future: Event) -> None:
+        """Remove the tape of a batch."""
+        tape = self._paths.pop(future, None)
+        for path in () if tape is None else (tape, self._beside.pop(tape, None)):
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
 class InPlace:
     """A carrier to an executor of this interpreter: nothing is pickled, nothing can get lost.
 
@@ -212,7 +253,8 @@ class InPlace:
     function : callable
         What runs a batch.
     settings
-        The first of its arguments.
+        The first of its arguments, with the result ``directory``, whose ``.attempts`` holds the
+        tapes.
     tell : callable
         The last of them.
     again : bool
@@ -223,25 +265,30 @@ class InPlace:
         self, executor: Executor, function: Any, settings: Any, tell: Any, again: bool = False
     ) -> None:
         self._again = again
-        self._begin: Callable[[Batch], Event] = lambda batch: executor.submit(
-            function, settings, None, batch, None, tell
+        self._tapes = _Tapes(settings)
+        self._begin: Callable[[Batch, Path | None], Event] = lambda batch, tape: executor.submit(
+            function, settings, None, batch, tape, tell
         )
 
     def submit(self, batch: Batch, longest: float = 0.0) -> Event:
-        """Run a batch with the executor."""
+        """Run a batch with the executor; a process that goes alone needs no tape on disk."""
         if self._again:
             batch = [(n, fresh(call) if is_original(call) else call) for n, call in batch]
-        return self._begin(batch)
+        tape = self._tapes.new() if len(batch) > 1 else None
+        future = self._begin(batch, tape)
+        self._tapes.keep(future, tape)
+        return future
 
     def stop(self, running: bool) -> None:
         """Do nothing: Ctrl-C reaches the process itself."""
 
     def recording(self, future: Event) -> Recording | None:
-        """Return None: there is no tape."""
-        return None
+        """Return what the tape of a batch holds."""
+        return self._tapes.read(future)
 
     def forget(self, future: Event) -> None:
-        """Do nothing."""
+        """Remove the tape of a batch."""
+        self._tapes.remove(future)
 
     def is_alive(self) -> bool:
         """Return True."""
@@ -263,10 +310,7 @@ class Away(ABC):
 
     def __init__(self, settings: Any) -> None:
         self._settings = settings
-        mark = uuid.uuid4().hex[:8]  # a cluster that was lost may still write its tapes
-        self._names = (f"{mark}-{number}" for number in itertools.count())
-        self._tapes: dict[Event, Path] = {}
-        self._files: dict[Path, Path] = {}
+        self._tapes = _Tapes(settings)
 
     def submit(self, batch: Batch, longest: float = 0.0) -> Event:
         """Pickle a batch and send it."""
@@ -281,16 +325,14 @@ class Away(ABC):
                 f"it is {len(content) / 2**20:.0f} MiB large when pickled, more than the"
                 f" {LARGEST_PROCESS / 2**20:.0f} MiB that may travel: pass a path instead"
             )
-        name = next(self._names)
-        tape = attempts_of(self._settings.directory) / f"{self._settings.group}-{name}{SUFFIX}"
-        future = self._send(
-            Parcel(len(batch), content, longest, holds_originals(batch)), name, tape
-        )
-        self._tapes[future] = tape
+        tape = self._tapes.new()
+        parcel = Parcel(len(batch), content, longest, holds_originals(batch))
+        future = self._send(parcel, tape)
+        self._tapes.keep(future, tape)
         return future
 
     @abstractmethod
-    def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
+    def _send(self, parcel: Parcel, tape: Path) -> Event:
         """Send a parcel."""
 
     @abstractmethod
@@ -299,17 +341,11 @@ class Away(ABC):
 
     def recording(self, future: Event) -> Recording | None:
         """Return what the tape of a batch holds."""
-        try:
-            return read_tape(self._tapes[future])
-        except (OSError, KeyError):
-            return None
+        return self._tapes.read(future)
 
     def forget(self, future: Event) -> None:
         """Remove the tape of a batch."""
-        tape = self._tapes.pop(future, None)
-        for path in () if tape is None else (tape, self._files.pop(tape, tape)):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        self._tapes.remove(future)
 
     def is_alive(self) -> bool:
         """Whether batches can be sent, and come back."""
@@ -349,7 +385,7 @@ class ToHost(Away):
             function, settings, package, parcel, tape, tell
         )
 
-    def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
+    def _send(self, parcel: Parcel, tape: Path) -> Event:
         return self._begin(parcel, tape)
 
     def stop(self, running: bool) -> None:
@@ -393,10 +429,10 @@ class ToWorkers(Away):
         self._function = function
         self._stop = stop
 
-    def _send(self, parcel: Parcel, name: str, tape: Path) -> Event:
-        key = (self._settings.group, name)
+    def _send(self, parcel: Parcel, tape: Path) -> Event:
+        key = (self._settings.group, tape.stem)
         if isinstance(parcel.content, bytes) and len(parcel.content) > LARGEST_MESSAGE:
-            path = self._files[tape] = tape.with_suffix(".parcel")
+            path = self._tapes.beside(tape)
             _write_private(path, parcel.content)
             parcel = replace(parcel, content=path)
         return self._executor.submit(

@@ -81,6 +81,9 @@ class Operation:
     ----------
     result_directory : str or None
         None until the operation is staged, unless given.
+    independent : bool
+        Whether its processes can be had before anything is known of those before them, as from a
+        list; then ``serial``, too, takes several at a time.
     """
 
     kind = "stream"
@@ -90,6 +93,7 @@ class Operation:
     parameters: Sequence[str] = ()
     backend: str | None = None
     automatic_directory: str | None = None
+    independent = False
     identity = Identity()
 
     def __init__(

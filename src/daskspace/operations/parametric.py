@@ -58,6 +58,7 @@ class ParameterOperation(Operation):
     """
 
     process_class: type[ParameterProcess] = ParameterProcess
+    independent = True
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ OWN_COLUMNS = (
 WAITING = "waiting"
 """The state of a process that is to be run again."""
 
+_OWN = frozenset(OWN_COLUMNS)
 _MISSING = -1
 _ROWS_AT_ONCE = 10_000
 
@@ -187,7 +188,7 @@ class Table:
         """Yield one mapping per process: every column, with typed values, None where empty."""
         empty = dict.fromkeys(self.columns)
         for entry in self._entries(self._offsets):
-            row = {**empty, **{name: entry.get(name) for name in OWN_COLUMNS}}
+            row = {**empty, **{name: entry[name] for name in entry if name in _OWN}}
             if row["start"] is not None:
                 row["start"] = datetime.datetime.fromtimestamp(row["start"], datetime.UTC)
             for name, value in entry.get("metrics", {}).items():
@@ -231,7 +232,9 @@ class Table:
             for rows in _chunks(self.rows()):
                 write_parquet(rows)
                 for row in rows:
-                    row.update((column, _cell(row[column])) for column in texts)
+                    for column in texts:
+                        if type(value := row[column]) is not str and value is not None:
+                            row[column] = _cell(value)
                 writer.writerows(map(dict.values, rows))
 
     def _kind(self, column: str) -> str:
@@ -327,6 +330,8 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 def _fit(value: Any, kind: str) -> Any:
+    if type(value) is str and value.isascii():
+        return value
     if value is None or kind in ("time", "bool", "int"):
         return value
     if kind == "float":
