@@ -35,6 +35,15 @@ def test_the_size_of_the_pool_is_the_number_of_workers(kind, backend_type):
     assert given.options == {"n_workers": 5}
 
 
+def test_an_option_that_is_given_counts_more_than_the_setting_that_stands_for_it(kind):
+    configuration = kind(consumable_memory="850mb", consumable_cpus=2, job_class="general")
+    given = {"memory": "2 GB", "queue": "long"}
+    backend = create_backend("loadl", configuration=configuration, **given)
+    assert backend.options["memory"] == "2 GB"
+    assert "job_mem" not in backend.options
+    assert (backend.options["queue"], backend.options["cores"]) == ("long", 2)
+
+
 def test_serial_passes_over_what_is_for_others(kind):
     assert create_backend("serial", configuration=kind(pool_size=3)).options == {}
 

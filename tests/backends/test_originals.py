@@ -11,7 +11,6 @@ import pytest
 
 from daskspace import DirectoryError, OperationError, create_backend, operation
 
-from . import originals
 from .backends_under_test import BACKENDS_UNDER_TEST
 from .originals import BIG, Flow, LiveOperation, OldFlow, Operation, run_operation
 
@@ -44,7 +43,7 @@ def backend(warm_backend, tmp_path, monkeypatch):
 
 
 def is_creator(child):
-    return "_create" in originals.__dict__ and child.cmdline() == psutil.Process().cmdline()
+    return child.cmdline() == psutil.Process().cmdline()  # it is a fork
 
 
 def table(directory):
@@ -86,7 +85,7 @@ def test_a_whole_run_behind_a_short_queue(backend, tmp_path):
             assert log.count(f"INFO     record {n} of process {number}\n") == times
     assert [log.count(f"much {n}\n") for n in range(2000)] == [1] * 2000
     assert "detail of" not in log
-    assert log.count("it holds more than plain data (pathlib.PosixPath)") == 1
+    assert log.count("it holds more than plain data (pathlib.") == 1
     assert "`extra`" in log
     assert not op.create_process.is_alive()
     with pytest.raises(ValueError, match="closed"):
@@ -116,6 +115,7 @@ def test_the_number_of_processes_is_an_estimate(backend, tmp_path, number):
         ("forgetful", "exit code 0\\) without the False"),
         ("raising after all", "failed \\(exit code 1\\), so that some may be missing"),
     ],
+    ids=lambda text: text.partition("\\")[0],
 )
 def test_a_creator_that_does_not_end_well_is_told(backend, tmp_path, ends, why):
     where = tmp_path / "here"

@@ -35,7 +35,7 @@ def make_backend(
     kind, keywords = _kind_of(recipe)
     if configuration is not None:
         names = getattr(kind, "configuration_options", {})
-        keywords = {**options_from(configuration, names), **keywords}
+        keywords.update(options_from(configuration, names, keywords))
     with holding(recipe.config):
         check_section(recipe.files)
         backend: DaskBackend = kind(**keywords)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from daskspace.errors import ConfigError
@@ -16,26 +16,30 @@ _NUMBERS = ("pool_size",)
 _HIGHEST_LEVEL = 1000
 
 
-def options_from(configuration: Any, names: Mapping[str, str]) -> dict[str, Any]:
+def options_from(
+    configuration: Any, names: Mapping[str, tuple[str, ...]], given: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the options of a backend that pySPACE's configuration has.
 
     Parameters
     ----------
     configuration
         A mapping, or an object with attributes; what is not in `names` is passed over.
-    names : mapping of str to str
-        The names of the options by those of the settings.
+    names : mapping of str to tuple of str
+        For each setting the name of its option, and those of others that it stands for.
+    given : collection of str
+        Options that count more.
 
     Raises
     ------
     ConfigError
         A setting has a value that it cannot take.
     """
-    found = {key: setting(configuration, key) for key in names}
     options: dict[str, Any] = {}
-    for key, value in found.items():
-        if value not in (None, ""):
-            options[names[key]] = _positive(key, value) if key in _NUMBERS else value
+    for key, (name, *others) in names.items():
+        value = setting(configuration, key)
+        if value not in (None, "") and not any(option in given for option in (name, *others)):
+            options[name] = _positive(key, value) if key in _NUMBERS else value
     return options
 
 

@@ -109,7 +109,7 @@ class DaskBackend(Backend):
     option_hints: ClassVar[Mapping[str, str]] = {}
     recipe: Recipe | None = None
     given: Mapping[str, Any] | None = None
-    configuration_options: ClassVar[Mapping[str, str]] = {}
+    configuration_options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     configuration: Any = None
     SERVER_IP: str | None = None
     SERVER_PORT: int | None = None

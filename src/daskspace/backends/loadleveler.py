@@ -10,7 +10,13 @@ from daskspace.backends.jobqueue import JobQueueBackend
 from daskspace.clusters.loadleveler import LoadLevelerCluster
 from daskspace.errors import ConfigError
 
-_SETTINGS = ("job_class", "consumable_memory", "consumable_cpus", "anode")
+_SETTINGS = {
+    "job_class": ("queue",),
+    "consumable_memory": ("memory", "job_mem"),
+    "consumable_cpus": ("cores",),
+    "anode": ("requirements",),
+}
+"""pySPACE's settings, and the options that they stand for."""
 _UNITS = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 
 
@@ -28,7 +34,9 @@ class LoadLevelerBackend(JobQueueBackend):
     """
 
     cluster_class = LoadLevelerCluster
-    configuration_options: ClassVar[Mapping[str, str]] = {name: name for name in _SETTINGS}
+    configuration_options: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        name: (name, *options) for name, options in _SETTINGS.items()
+    }
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("submit_retries", 0)  # the fleet tries again, and says why it has to

@@ -34,7 +34,7 @@ class MpiBackend(DaskBackend):
         those that are about launching are passed over.
     """
 
-    configuration_options: ClassVar[Mapping[str, str]] = {"pool_size": "n_workers"}
+    configuration_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"pool_size": ("n_workers",)}
 
     def __init__(self, mode: str | None = None, **options: Any) -> None:
         super().__init__(**options)

@@ -31,7 +31,7 @@ class MulticoreBackend(DaskBackend):
         ``protocol="tls"`` keys are made for the cluster.
     """
 
-    configuration_options: ClassVar[Mapping[str, str]] = {"pool_size": "n_workers"}
+    configuration_options: ClassVar[Mapping[str, tuple[str, ...]]] = {"pool_size": ("n_workers",)}
 
     def __init__(self, *, insecure: bool = False, **options: Any) -> None:
         self._insecure = insecure

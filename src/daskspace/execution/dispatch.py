@@ -30,6 +30,8 @@ BATCH_BUDGET_S = 0.25
 _BUDGET_HERE_S = 0.05
 """The same where processes run in this interpreter: what a program that is killed loses."""
 LARGEST_BATCH = 2_000
+AHEAD_OF_CREATOR = 200
+"""How many processes are pulled ahead where a creator keeps few of them: they may be large."""
 SMALLEST_BATCH_S = 0.02
 """How much measured work a batch holds at the end, where batches get smaller."""
 _GROWTH = 16
@@ -118,6 +120,8 @@ class Dispatcher:
     ) -> None:
         self._arrived: SimpleQueue[Event | None] = SimpleQueue()
         ahead = 4 * LARGEST_BATCH if travels else 0
+        if getattr(operation, "create_process", None) is not None:
+            ahead = min(ahead, AHEAD_OF_CREATOR)
         self.source = Source(operation, ahead, arrived=lambda: self._arrived.put(None))
         self._journal = journal
         self._count_slots = slots

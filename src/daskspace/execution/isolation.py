@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -87,6 +88,7 @@ class Host:
                 start_new_session=True,
                 env={**without_rank(os.environ), **limits, _MARK: self._mark},
             )
+        _hosts.add(self)
 
     def run(
         self,
@@ -210,6 +212,16 @@ def _kill_marked(mark: str) -> None:
                 process.kill()
 
 
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+def _leave_hosts_to_parent() -> None:
+    """Close a fork's ends of their sockets, by which they would outlive this interpreter."""
+    for host in list(_hosts):
+        host._socket.close()
+
+
+os.register_at_fork(after_in_child=_leave_hosts_to_parent)
 _lock = threading.Lock()
 _idle: list[Host] = []
 _running: defaultdict[str, set[Host]] = defaultdict(set)

@@ -40,7 +40,6 @@ LARGEST_MESSAGE = 1024 * 1024
 
 All that Dask carries passes the scheduler, which keeps it for as long as the task is not done.
 """
-_LARGE = ".parcel"
 
 
 class TravelError(Exception):
@@ -211,11 +210,17 @@ class _Tapes:
         mark = uuid.uuid4().hex[:8]  # a cluster that was lost may still write its tapes
         self._names = (f"{mark}-{number}" for number in itertools.count())
         self._paths: dict[Event, Path] = {}
+        self._beside: dict[Path, Path] = {}
 
     def new(self) -> Path:
         """Return a path that no other batch has."""
         directory = attempts_of(self._settings.directory)
         return directory / f"{self._settings.group}-{next(self._names)}{SUFFIX}"
+
+    def beside(self, path: Path) -> Path:
+        """Return the path of another file for a batch, which is removed with its tape."""
+        self._beside[path] = path.with_suffix(".parcel")
+        return self._beside[path]
 
     def keep(self, future: Event, path: Path | None) -> None:
         """Remember the tape of a batch, if it has one."""
@@ -233,7 +238,7 @@ class _Tapes:
         """Remove the tape of a batch, and the file in which it travelled."""
         tape = self._paths.pop(future, None)
         if tape is not None:
-            for path in (tape, tape.with_suffix(_LARGE)):
+            for path in {tape, self._beside.pop(tape, tape)}:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -427,7 +432,7 @@ class ToWorkers(Away):
     def _send(self, parcel: Parcel, tape: Path) -> Event:
         key = (self._settings.group, tape.stem)
         if isinstance(parcel.content, bytes) and len(parcel.content) > LARGEST_MESSAGE:
-            path = tape.with_suffix(_LARGE)
+            path = self._tapes.beside(tape)
             _write_private(path, parcel.content)
             parcel = replace(parcel, content=path)
         return self._executor.submit(
