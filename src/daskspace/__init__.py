@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # type checkers see what `__getattr__` finds; `as` exports it
     from daskspace.execution.outcome import Outcome as Outcome
     from daskspace.execution.status import Status as Status
     from daskspace.operations.base import Operation as Operation, Process as Process
+    from daskspace.operations.chain import Chain as Chain, chain as chain
     from daskspace.operations.function import operation as operation
     from daskspace.operations.spec import load_operation as load_operation
 
@@ -62,6 +63,7 @@ _HOMES = {
     "daskspace.execution.outcome": ("Outcome",),
     "daskspace.execution.status": ("Status",),
     "daskspace.operations.base": ("Operation", "Process"),
+    "daskspace.operations.chain": ("Chain", "chain"),
     "daskspace.operations.function": ("operation",),
     "daskspace.operations.spec": ("load_operation",),
 }

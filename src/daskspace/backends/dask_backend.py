@@ -30,6 +30,7 @@ from daskspace.errors import (
     did_you_mean,
 )
 from daskspace.execution.status import Status
+from daskspace.operations.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -288,7 +289,7 @@ class DaskBackend(Backend):
         Parameters
         ----------
         operation
-            The operation.
+            The operation, or a chain of them: see `daskspace.chain`.
         timeout : float or None
             After this many seconds what has not ended is ``cancelled``; by default there is no
             limit.
@@ -306,6 +307,11 @@ class DaskBackend(Backend):
             row. The operation can be resumed.
         """
         self._check_step("stage_in")
+        if isinstance(operation, Chain):
+            from daskspace.backends.chains import run_chain
+
+            run_chain(operation, self, timeout, performance_report=performance_report)
+            return operation
         try:
             self.stage_in(operation)
             if performance_report is not None:
