@@ -27,6 +27,7 @@ from daskspace.errors import (
     LifecycleError,
     OperationError,
     RetrieveTimeout,
+    SpecError,
     did_you_mean,
 )
 from daskspace.execution.status import Status
@@ -161,6 +162,8 @@ class DaskBackend(Backend):
         DirectoryError
             The result directory cannot be used.
         """
+        if isinstance(operation, Chain):
+            raise SpecError("a chain of operations is run as a whole: run(chain)")
         with self._step("stage_in"), contextlib.ExitStack() as undo:
             connection = self._connect(undo)
             facts = {

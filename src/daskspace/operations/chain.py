@@ -101,11 +101,6 @@ class Chain:
         self.stopped: str | None = None
         self._description = description
 
-    @property
-    def processes(self) -> Iterable[Any]:
-        """There are none: a chain is no operation."""
-        raise SpecError("a chain of operations is run as a whole: backend.run(chain)")
-
     def describe(self) -> dict[str, Any]:
         """Return what ``chain.yaml`` tells: the chain, with all that it is made from."""
         head = {"type": "operation_chain", "name": self.name, "on_failure": self.on_failure}
@@ -176,8 +171,7 @@ def chain(
 def _given_step(number: int, item: Any) -> Step:
     if isinstance(item, Chain):
         raise SpecError(f"operation {number} of the chain is a chain itself")
-    is_operation = hasattr(type(item), "processes") or hasattr(item, "processes")
-    if is_operation and hasattr(item, "consolidate"):
+    if hasattr(item, "processes") and hasattr(item, "consolidate"):
         given = getattr(item, "result_directory", None)
         if given is not None and given != getattr(item, "automatic_directory", None):
             raise SpecError(

@@ -193,7 +193,7 @@ def _draw_map(
         image = axis.imshow(mean, origin="lower", aspect="auto", vmin=low, vmax=high)
         axis.spines[:].set_visible(False)
         for set_ticks, values in ((axis.set_xticks, across), (axis.set_yticks, up)):
-            step = math.ceil(len(values) / 8)
+            step = math.ceil(len(values) / 6)
             places = range(0, len(values), step)
             set_ticks(list(places), [_label(values[place]) for place in places])
     figure.colorbar(image, ax=[axis for axis, _ in shown], label=metric)
@@ -225,7 +225,11 @@ def _caption(rows: pd.DataFrame, metric: str, layout: Layout, others: Iterable[s
     left = [name for name in others if name not in (layout.x, layout.lines, layout.panels)]
     over = [f"{name} ({rows[name].nunique()})" for name in left if rows[name].nunique() > 1]
     what = "mean" if layout.is_map else "mean ± standard deviation"
-    return f"{metric}: {what} over {', '.join(over)}" if over else metric
+    placed = [name for name in (layout.x, layout.lines, layout.panels) if name is not None]
+    most = int(rows.groupby(placed, dropna=False).size().max())
+    if most == 1:
+        return metric
+    return f"{metric}: {what} over {', '.join(over)}" if over else f"{metric}: {what}, n = {most}"
 
 
 def _colours(values: pd.Series[Any], number: int) -> list[Any]:
@@ -251,5 +255,5 @@ def _ordered(values: pd.Series[Any]) -> list[Any]:
 
 
 def _label(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 24 else f"{text[:23]}…"

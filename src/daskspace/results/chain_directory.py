@@ -64,6 +64,10 @@ class ChainDirectory:
         operations: list[dict[str, Any]] = self.record["operations"]
         return operations
 
+    def begun(self) -> list[dict[str, Any]]:
+        """Read the record; return the operations that have a directory."""
+        return [entry for entry in self.read().operations if entry["directory"]]
+
     def results_of(self, entry: Mapping[str, Any]) -> ResultDirectory:
         """Return the result directory of an operation of the record."""
         return ResultDirectory(self.path / str(entry["directory"]))
