@@ -222,7 +222,7 @@ def _tables(data_sets: Sequence[DataSet]) -> list[tuple[str, str]]:
 
 def _united(heads: Sequence[Sequence[str]]) -> list[str]:
     """Return all columns, in the order of our tables: parameters, state, metrics, the rest."""
-    known = [columns_of(names) for names in heads]
+    known = [columns for names in heads if (columns := columns_of(names)).metrics is not None]
     parameters = [name for columns in known for name in columns.parameters]
     metrics = [name for columns in known for name in columns.metrics or ()]
     before, after = OWN_COLUMNS[:1], OWN_COLUMNS[1:4]

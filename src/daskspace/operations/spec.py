@@ -373,22 +373,25 @@ def _data_sets(
     else:
         return as_data_sets(None), base
     label_base, expand = base, kind not in _COMMON_OF
-    patterns: list[str] = []
+    patterns: list[tuple[str, bool]] = []
     for number, pattern in enumerate(given if isinstance(given, list) else [given]):
         place = (*key, number) if isinstance(given, list) else key
         text = os.path.expanduser(str(pattern))
-        if _PLACEHOLDER.search(text):
+        is_filled = _PLACEHOLDER.search(text) is not None
+        if is_filled:
             if link is None:
-                raise file.error(f"{text!r}: only a chain of operations has placeholders", *place)
+                raise file.error(
+                    f"'input_path': only in a chain can there be a placeholder, as in {text!r}",
+                    *place,
+                )
             text, label_base = _located(file, partial(link.fill_in, text), *place), link.root
-        patterns.append(text)
+        patterns.append((text, is_filled))
     if link is not None and link.is_sketch and has_placeholder(given):
         return [(_SKETCHED, str(link.root))], label_base
     found: list[DataSet] = []
-    for number, own in enumerate(patterns):
+    for number, (own, is_filled) in enumerate(patterns):
         place = (*key, number) if isinstance(given, list) else key
-        is_within = label_base != base and own.startswith(glob.escape(str(label_base)))
-        is_absolute = os.path.isabs(own) and not is_within
+        is_absolute = os.path.isabs(own) and not is_filled
         full = own if os.path.isabs(own) else os.path.join(glob.escape(str(base)), own)
         full = str(base / own) if (base / own).exists() else full
         for path, _ in _located(file, partial(as_data_sets, full), *place):

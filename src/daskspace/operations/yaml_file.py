@@ -79,8 +79,7 @@ class YamlFile:
             merged = {**below}
             lines[id(merged)] = {**self._lines.get(id(below), {})}
             for key in below:
-                if (id(below), key) in self._others:
-                    others[id(merged), key] = self._others[id(below), key]
+                others[id(merged), key] = self._others.get((id(below), key), self)
             for key, value in above.items():
                 lower = below.get(key)
                 is_both = isinstance(value, dict) and isinstance(lower, dict)
