@@ -59,6 +59,7 @@ def cancel(directory: Path, timeout: float) -> None:
         out.print("stopped")
     parts = [chain.results_of(entry) for entry in chain.begun()] if results is None else [results]
     cancelled, problems = [], []
+    chain.cancel.unlink(missing_ok=True)
     for part in parts:
         part.cancel.unlink(missing_ok=True)
         ended = cancel_leftovers(part.jobs_record)
