@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daskspace import load_operation
+from daskspace import chain, load_operation
 from daskspace.cli.demo import EXAMPLES
 
 from .backends.backends_under_test import BACKENDS_UNDER_TEST
@@ -67,3 +67,13 @@ def test_mandelbrot_gives_the_same_picture_on_every_backend(on_serial, backend_t
 
 def picture_of(operation):
     return Path(operation.result_directory, "mandelbrot.png").read_bytes()
+
+
+def test_the_chain_ends_with_the_best_settings_of_the_benchmark_and_a_plot(examples, on_serial):
+    with BACKENDS_UNDER_TEST["serial"]() as backend:
+        done = backend.run(chain("classification_chain.yaml"))
+    benchmark, analysis = done.operations
+    assert comparable(benchmark) == comparable(on_serial("classification"))
+    results = Path(analysis.result_directory)
+    assert "| 1 | rbf | 1 | 0.97" in (results / "best.md").read_text()
+    assert (results / "plot.svg").stat().st_size > 5_000

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # type checkers see what `__getattr__` finds; `as` exports it
     from daskspace.execution.status import Status as Status
     from daskspace.execution.subflows import subflows as subflows
     from daskspace.operations.base import Operation as Operation, Process as Process
+    from daskspace.operations.chain import Chain as Chain, chain as chain
     from daskspace.operations.function import operation as operation
     from daskspace.operations.spec import load_operation as load_operation
 
@@ -66,6 +67,7 @@ _HOMES = {
     "daskspace.execution.status": ("Status",),
     "daskspace.execution.subflows": ("subflows",),
     "daskspace.operations.base": ("Operation", "Process"),
+    "daskspace.operations.chain": ("Chain", "chain"),
     "daskspace.operations.function": ("operation",),
     "daskspace.operations.spec": ("load_operation",),
 }

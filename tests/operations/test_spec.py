@@ -178,7 +178,7 @@ ERRORS = {
     "no type to guess": ("runs: 1\n", "op.yaml, line 1: 'type' is missing: give one of function,"),
     "an unknown type": (
         "function: mod:f\ntype: functoin\n",
-        "op.yaml, line 2: unknown type 'functoin'; known are function, generic; did you mean",
+        "op.yaml, line 2: unknown type 'functoin'; known are function, generic, merge, analysis;",
     ),
     "a type of another kind": ("type: 17\n", "op.yaml, line 1: unknown type 17; known are"),
     "a type that is a list": (

@@ -29,6 +29,7 @@ from daskspace.errors import (
     LifecycleError,
     OperationError,
     RetrieveTimeout,
+    SpecError,
     did_you_mean,
 )
 from daskspace.execution import record_receiver
@@ -36,6 +37,7 @@ from daskspace.execution.creator import hold
 from daskspace.execution.preparation import Preparation
 from daskspace.execution.status import Status
 from daskspace.execution.travel import Shared
+from daskspace.operations.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -192,6 +194,8 @@ class DaskBackend(Backend):
         DirectoryError
             The result directory cannot be used.
         """
+        if isinstance(operation, Chain):
+            raise SpecError("a chain of operations is run as a whole: run(chain)")
         hold(operation)
         with self._step("stage_in"), contextlib.ExitStack() as undo:
             connection = self._connect(undo)
@@ -325,7 +329,7 @@ class DaskBackend(Backend):
         Parameters
         ----------
         operation
-            The operation.
+            The operation, or a chain of them: see `daskspace.chain`.
         timeout : float or None
             After this many seconds what has not ended is ``cancelled``; by default there is no
             limit.
@@ -343,6 +347,11 @@ class DaskBackend(Backend):
             row. The operation can be resumed.
         """
         self._check_step("stage_in")
+        if isinstance(operation, Chain):
+            from daskspace.backends.chains import run_chain
+
+            run_chain(operation, self, timeout, performance_report=performance_report)
+            return operation
         try:
             self.stage_in(operation)
             if performance_report is not None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from daskspace.cli.show import command, console, shell_path
 from daskspace.errors import BackendError
+
+if TYPE_CHECKING:
+    from daskspace.results.chain_directory import ChainDirectory
+    from daskspace.results.directory import ResultDirectory
 
 _LOOK_EVERY_S = 0.2
 
@@ -24,21 +29,25 @@ _LOOK_EVERY_S = 0.2
     help="How long whoever runs it may take to stop.",
 )
 def cancel(directory: Path, timeout: float) -> None:
-    """Stop the operation in DIRECTORY wherever it runs, and cancel its batch jobs.
+    """Stop the operation, or the chain, in DIRECTORY wherever it runs, and cancel its batch jobs.
 
     What has ended is kept, and the rest can be resumed. If the program that ran it was killed, the
     batch jobs that it left in the queue are cancelled.
     """
     from daskspace.clusters.leftovers import cancel_leftovers
     from daskspace.execution.lock import holder
+    from daskspace.results.chain_directory import ChainDirectory
     from daskspace.results.directory import opened
 
-    results = opened(directory)
+    chain = ChainDirectory(directory)
+    results = None if chain.holds_chain else opened(directory)
+    lock = chain.lock if results is None else results.lock
     out = console()
-    if (owner := holder(results.lock)) is not None:
-        results.cancel.touch()
+    if (owner := holder(lock)) is not None:
         until = time.monotonic() + timeout
-        while holder(results.lock) == owner:
+        while holder(lock) == owner:
+            for place in _places(chain, results):
+                place.touch()
             if time.monotonic() > until:
                 raise BackendError(
                     "process {pid} on {host} has not stopped".format(**owner)
@@ -48,12 +57,27 @@ def cancel(directory: Path, timeout: float) -> None:
                 )
             time.sleep(_LOOK_EVERY_S)
         out.print("stopped")
-    results.cancel.unlink(missing_ok=True)
-    ended = cancel_leftovers(results.jobs_record)
-    if ended.cancelled:
-        out.print(f"cancelled the batch jobs {', '.join(ended.cancelled)}", soft_wrap=True)
+    parts = [chain.results_of(entry) for entry in chain.begun()] if results is None else [results]
+    cancelled, problems = [], []
+    chain.cancel.unlink(missing_ok=True)
+    for part in parts:
+        part.cancel.unlink(missing_ok=True)
+        ended = cancel_leftovers(part.jobs_record)
+        cancelled += ended.cancelled
+        problems += ended.problems
+    if cancelled:
+        out.print(f"cancelled the batch jobs {', '.join(cancelled)}", soft_wrap=True)
     elif owner is None:
         out.print("nothing was running")
     out.print(f"go on with  {command()} resume {shell_path(directory)}", soft_wrap=True)
-    if ended.problems:
-        raise BackendError("\n".join(ended.problems))
+    if problems:
+        raise BackendError("\n".join(problems))
+
+
+def _places(chain: ChainDirectory, results: ResultDirectory | None) -> list[Path]:
+    """Return the files by which whoever runs it is asked to stop."""
+    if results is not None:
+        return [results.cancel]
+    from daskspace.cli.chains import running_in
+
+    return [chain.cancel, *(chain.results_of(entry).cancel for entry in running_in(chain))]

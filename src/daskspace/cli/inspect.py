@@ -126,7 +126,12 @@ def _rerun(directory: Path, outcome: Outcome) -> str:
 @_directory
 @_as_json
 def status(directory: Path, as_json: bool) -> None:
-    """Show how far the operation in DIRECTORY has come."""
+    """Show how far the operation, or the chain, in DIRECTORY has come."""
+    from daskspace.cli.chains import is_chain_directory, show_chain
+
+    if is_chain_directory(directory):
+        show_chain(directory, as_json)
+        return
     facts, start = facts_of(directory)
     if as_json:
         print_json(facts)

@@ -17,13 +17,19 @@ _SURVEYED = 100_000
 @rows_option(10, "How many processes to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def plan(spec: Path, rows: int, as_json: bool) -> None:
-    """Show what the operation in SPEC would run; runs nothing and writes nothing."""
+    """Show what the operation, or the chain, in SPEC would run; runs and writes nothing."""
+    from daskspace.cli.chains import is_chain_file, plan_chain, plan_tables
     from daskspace.execution.identity import describe_process
     from daskspace.operations.parametric import ParameterOperation
     from daskspace.operations.spec import load_operation
 
+    if is_chain_file(spec):
+        plan_chain(spec, as_json)
+        return
     operation = load_operation(spec)
-    assert isinstance(operation, ParameterOperation)  # noqa: S101 - all that YAML describes are
+    if not isinstance(operation, ParameterOperation):
+        plan_tables(operation, as_json)
+        return
     space = operation.space
     survey = space.survey(_SURVEYED)
     exact = space.is_exact or survey.seen == space.size

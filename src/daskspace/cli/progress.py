@@ -47,9 +47,11 @@ class Progress:
         Asked for its status ten times a second.
     quiet : bool
         Show nothing.
+    link_told : bool
+        Whether the link to the dashboard was shown before.
     """
 
-    def __init__(self, backend: Watched, quiet: bool = False) -> None:
+    def __init__(self, backend: Watched, quiet: bool = False, *, link_told: bool = False) -> None:
         self._backend = backend
         self._quiet = quiet
         self._stop = threading.Event()
@@ -57,7 +59,7 @@ class Progress:
         self._console = console_on(sys.stderr)
         self._bar: _Bar | None = None
         self._failure_told = False
-        self._link_told = False
+        self._link_told = link_told
         self._ending_told = ""
         self._next_line = time.monotonic() + _LATEST_S
 

@@ -135,6 +135,13 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return limited
 
 
+keep_going_option = click.option(
+    "--keep-going",
+    is_flag=True,
+    help="In a chain, go on after an operation of which processes are not done.",
+)
+
+
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say what is printed."""
     quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -148,6 +155,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The result directory.")
 @click.option("--resume", is_flag=True, help="Go on with what is in the result directory.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Stop the operation after this.")
+@keep_going_option
 @limit_options
 @output_options
 def run(
@@ -158,14 +166,24 @@ def run(
     output: Path | None,
     resume: bool,
     timeout: float | None,
+    keep_going: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run the operation that SPEC, a YAML file, describes."""
+    """Run the operation, or the chain of operations, that SPEC, a YAML file, describes."""
+    from daskspace.cli.chains import carry_out_chain, is_chain_file
     from daskspace.operations.spec import load_operation
 
     if resume and output is None:
         raise click.UsageError("--resume needs the result directory: -o DIRECTORY")
+    if is_chain_file(spec):
+        from daskspace.operations.chain import chain
+
+        on_failure = "continue" if keep_going else None
+        described = chain(spec, output, on_failure=on_failure, resume=resume)
+        carry_out_chain(described, backend, config, options, timeout, as_json, quiet)
+    if keep_going:
+        raise click.UsageError("--keep-going is for a chain of operations")
     operation = load_operation(spec, output, resume=resume)
     carry_out(operation, backend, config, options, timeout, as_json, quiet)
 
@@ -243,6 +261,8 @@ class Told(Protocol):
 
 def report(operation: Told, table: Table, took: float, as_json: bool = False) -> None:
     """Print what came of an operation, and what to type next."""
+    from daskspace.cli.chains import tell_products
+
     directory = str(operation.result_directory)
     if as_json:
         print_json(
@@ -268,6 +288,7 @@ def report(operation: Told, table: Table, took: float, as_json: bool = False) ->
         shown.print("nothing was left to run")
     if (table.end or {}).get("aborted"):
         shown.print(f"stopped    {(table.end or {})['aborted']}")
+    tell_products(operation)
     shown.print(f"results    {place}", soft_wrap=True)
     shown.print(f"table      {command()} table {place}", soft_wrap=True)
     if _failed(table):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from daskspace.cli import STOPPED
+from daskspace.cli import DONE, STOPPED
 from daskspace.cli.inspect import facts_of
 from daskspace.cli.progress import Progress
 from daskspace.cli.run import exit_code, report
@@ -95,13 +95,16 @@ class _Watched:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print how far it is, as JSON, and exit.")
 def watch(directory: Path, as_json: bool) -> None:
-    """Watch the operation in DIRECTORY until it ends.
+    """Watch the operation, or the chain, in DIRECTORY until it ends.
 
     Ctrl-C leaves, with exit code 130; the operation goes on, and may be watched again. At its end
     the exit code is that of `run`. If nobody works there any more, it is 4.
     """
+    from daskspace.cli.chains import is_chain_directory
     from daskspace.results.directory import opened
 
+    if is_chain_directory(directory):
+        _watch_chain(directory, as_json)
     results = opened(directory)
     if as_json:
         facts, _ = facts_of(directory)
@@ -113,15 +116,45 @@ def watch(directory: Path, as_json: bool) -> None:
         more = {name: snapshot.get(name) for name in _BEYOND}
         print_json({**facts, **more, **newer, "dashboard": link})
         return
-    watched = _Watched(results)
-    if _is_worked_on(results):
-        watched.look()
-        with _left_alone(directory), Progress(watched) as progress:
-            while _is_worked_on(results):
-                if word := watched.look():
-                    progress.tell(word, style="yellow")
-                time.sleep(_LOOK_EVERY_S)
+    with _left_alone(directory):
+        _follow(results)
     _tell_end(results, directory)
+
+
+def _follow(results: ResultDirectory) -> None:
+    """Show the progress of an operation until nobody works on it."""
+    watched = _Watched(results)
+    if not _is_worked_on(results):
+        return
+    watched.look()
+    with Progress(watched) as progress:
+        while _is_worked_on(results):
+            if word := watched.look():
+                progress.tell(word, style="yellow")
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _watch_chain(directory: Path, as_json: bool) -> NoReturn:
+    """Watch the operations of a chain, one after the other, until it ends."""
+    from daskspace.cli.chains import code_of, running_in, show_chain
+    from daskspace.results.chain_directory import ChainDirectory
+
+    if as_json:
+        show_chain(directory, as_json)
+        raise SystemExit(DONE)
+    chain = ChainDirectory(directory)
+    shown = None
+    with _left_alone(directory):
+        while holder(chain.lock) is not None:
+            for entry in running_in(chain):
+                if entry["number"] != shown:
+                    shown = entry["number"]
+                    position = chain.operations.index(entry) + 1
+                    told = f"operation {position} of {len(chain.operations)}: {entry['name']}"
+                    console(stderr=True).print(told, style="bold")
+                _follow(chain.results_of(entry))
+            time.sleep(_LOOK_EVERY_S)
+    raise SystemExit(code_of(show_chain(directory, as_json)))
 
 
 def _is_worked_on(results: ResultDirectory) -> bool:

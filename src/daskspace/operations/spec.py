@@ -5,20 +5,26 @@ from __future__ import annotations
 import glob
 import importlib
 import importlib.machinery
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from daskspace.errors import SpecError, did_you_mean
+from daskspace.operations.analysis import AnalysisOperation
 from daskspace.operations.base import Operation, Resume
 from daskspace.operations.data_sets import DataSet, as_data_sets
 from daskspace.operations.function import FunctionOperation
 from daskspace.operations.generic import GenericOperation
+from daskspace.operations.merge import MergeOperation
 from daskspace.operations.parameters import ParameterSpace
 from daskspace.operations.yaml_file import YamlFile, read_yaml
+from daskspace.results.directory import results_in
 
 _Kinds = tuple[type, ...]
 _COMMON: dict[str, _Kinds] = {
@@ -38,8 +44,30 @@ _COMMON: dict[str, _Kinds] = {
 _KINDS: dict[str, dict[str, _Kinds]] = {
     "function": {"function": (str,)},
     "generic": {"script": (str,), "configuration_template": (str,)},
+    "merge": {},
+    "analysis": {
+        "metric": (str,),
+        "maximize": (bool,),
+        "minimize": (bool,),
+        "parameters": (list,),
+        "plot": (dict,),
+    },
 }
-_TYPE_NAMES = {str: "a text", list: "a list", dict: "a mapping", int: "a whole number"}
+_OF_TABLES = {"type", "name", "backend", "input_path", "base_directory", "python_path"}
+_COMMON_OF: dict[str, dict[str, _Kinds]] = {
+    kind: {key: kinds for key, kinds in _COMMON.items() if key in _OF_TABLES}
+    for kind in ("merge", "analysis")
+}
+_GUESSED = ("function", "generic")
+_SYNONYMS = {"concatenate": "merge"}
+_OPTIONAL = {"configuration_template", *_KINDS["analysis"]}
+_TYPE_NAMES = {
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 def load_operation(
@@ -69,51 +97,193 @@ def load_operation(
     SpecError
         With file, line and key, and the likely key for a typo.
     """
-    file = read_yaml(Path(path))
+    path = Path(path)
+    file = read_yaml(path)
+    if is_chain(file):
+        raise file.error("this is a chain of operations: load it by daskspace.chain", "operations")
+    return build_operation(file, path.absolute().parent, path.stem, result_directory, resume)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a chain gives to one of its operations.
+
+    Attributes
+    ----------
+    root : Path
+        The chain's directory.
+    previous : Path or None
+        The result directory of the operation before; None for the first, which has the chain's
+        `input_path`.
+    input_path : str or list, optional
+        What it reads where its own specification says nothing.
+    file, base : YamlFile, Path
+        Where that stands, and what it is relative to.
+    is_sketch : bool
+        Whether there are no results yet, so that only the specification can be looked at.
+    """
+
+    root: Path
+    previous: Path | None
+    input_path: Any
+    file: YamlFile
+    base: Path
+    is_sketch: bool = False
+
+    def fill_in(self, text: str) -> str:
+        """Return a path with its placeholders filled in; raise SpecError for an unknown one."""
+        places = {"chain": self.root, "previous": self.previous}
+        places = {name: place for name, place in places.items() if place is not None}
+
+        def place_of(found: re.Match[str]) -> str:
+            name = found[1]
+            if name not in places:
+                near = did_you_mean(name, places) or f"; known are {', '.join(places)}"
+                what = "the first operation has none before it" if name == "previous" else ""
+                raise SpecError(f"unknown placeholder {found[0]!r}{f': {what}' if what else near}")
+            return glob.escape(str(places[name]))
+
+        return _PLACEHOLDER.sub(place_of, text)
+
+
+_SKETCHED = "the result of the operation before"
+_PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
+
+
+def is_chain(file: YamlFile) -> bool:
+    """Return whether a file describes a chain of operations."""
+    return file.values.get("type") == "operation_chain" or "operations" in file.values
+
+
+def has_placeholder(given: Any) -> bool:
+    """Return whether an `input_path` has a placeholder that a chain fills in."""
+    return any(_PLACEHOLDER.search(str(p)) for p in (given if isinstance(given, list) else [given]))
+
+
+def build_operation(
+    file: YamlFile,
+    directory: Path,
+    name: str,
+    result_directory: str | Path | None = None,
+    resume: Resume = False,
+    link: Link | None = None,
+) -> Operation:
+    """Return the operation that a mapping in a file describes; see `load_operation`.
+
+    Parameters
+    ----------
+    file : YamlFile
+        The mapping.
+    directory : path
+        What paths are relative to, unless it has a ``base_directory``.
+    name : str
+        Its name, unless it says one.
+    result_directory, resume
+        As for `load_operation`.
+    link : Link, optional
+        What the chain that it belongs to gives to it.
+    """
     spec = file.values
     kind = _checked_kind(file)
-    _check_keys(file, {**_COMMON, **_KINDS[kind]})
-    base = Path(path).absolute().parent / os.path.expanduser(spec.get("base_directory", ""))
+    _check_keys(file, {**_COMMON_OF.get(kind, _COMMON), **_KINDS[kind]})
+    base = directory / os.path.expanduser(spec.get("base_directory", ""))
     python_path = [
         str(base / os.path.expanduser(str(entry))) for entry in spec.get("python_path", ())
     ]
     python_path.append(str(base))
-    space = _space(file)
-    data_sets = _data_sets(file, base)
     common: dict[str, Any] = {
-        "runs": spec.get("runs", 1),
         "result_directory": result_directory,
-        "name": spec.get("name", Path(path).stem),
-        "hidden": [str(name) for name in spec.get("hide_parameters", ())],
+        "name": spec.get("name", name),
         "resume": resume,
     }
-    _check_hidden(file, common["hidden"], space.names)
-    operation: FunctionOperation | GenericOperation
-    if kind == "function":
-        function = _function(file, python_path)
-        data = {name: path for name, path in data_sets if name is not None} or None
-        operation = _located(file, lambda: FunctionOperation(function, space, data, **common))
-    else:
-        script = base / os.path.expanduser(spec["script"])
-        if not script.is_file():
-            raise file.error(f"'script': there is no file {script}", "script")
-        python_path.insert(0, str(script.parent))
-        template = spec.get("configuration_template", "")
-        operation = _located(
-            file, lambda: GenericOperation(script, template, space, data_sets, **common)
-        )
+    make = _build_from_tables if kind in _COMMON_OF else _build_from_parameters
+    operation, label_base = make(file, kind, base, python_path, common, link)
     operation.python_path = tuple(dict.fromkeys(python_path))
-    operation.base_directory = str(base)
+    operation.base_directory = str(label_base)
     operation.backend = spec.get("backend")
     return operation
 
 
-def _checked_kind(file: YamlFile) -> str:
+def _build_from_parameters(
+    file: YamlFile,
+    kind: str,
+    base: Path,
+    python_path: list[str],
+    common: dict[str, Any],
+    link: Link | None,
+) -> tuple[Operation, Path]:
+    spec = file.values
+    space = _space(file)
+    data_sets, label_base = _data_sets(file, base, link, kind)
+    common["runs"] = spec.get("runs", 1)
+    common["hidden"] = [str(name) for name in spec.get("hide_parameters", ())]
+    _check_hidden(file, common["hidden"], space.names)
+    if kind == "function":
+        function = _function(file, python_path)
+        is_offered = link is not None and "input_path" not in spec
+        if is_offered and not _takes_data(function, space.names):
+            data_sets, label_base = as_data_sets(None), base
+        data = {name: path for name, path in data_sets if name is not None} or None
+        return _located(file, lambda: FunctionOperation(function, space, data, **common)), (
+            label_base
+        )
+    script = base / os.path.expanduser(spec["script"])
+    if not script.is_file():
+        raise file.error(f"'script': there is no file {script}", "script")
+    python_path.insert(0, str(script.parent))
+    template = spec.get("configuration_template", "")
+    generic = _located(file, lambda: GenericOperation(script, template, space, data_sets, **common))
+    return generic, label_base
+
+
+def _build_from_tables(
+    file: YamlFile,
+    kind: str,
+    base: Path,
+    python_path: list[str],
+    common: dict[str, Any],
+    link: Link | None,
+) -> tuple[Operation, Path]:
+    if link is None and "input_path" not in file.values:
+        raise file.error("'input_path' is missing: give a result directory, or a CSV file")
+    data_sets, label_base = _data_sets(file, base, link, kind)
+    options = {key: value for key, value in file.values.items() if key in _KINDS[kind]}
+    made = {"merge": MergeOperation, "analysis": AnalysisOperation}[kind]
+    is_sketch = data_sets[0][0] == _SKETCHED
+    return _located(file, lambda: made(data_sets, options, **common, is_sketch=is_sketch)), (
+        label_base
+    )
+
+
+def _takes_data(function: Callable[..., Any], names: Collection[str]) -> bool:
+    """Return whether a function wants what the operation before has left."""
+    if "data" in names:
+        return False
+    try:
+        return "data" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def is_of_tables(file: YamlFile) -> bool:
+    """Return whether an operation works on the tables of others, and so has no runs."""
     kind = file.values.get("type")
-    if kind == "stream" or "made_by" in file.values:
-        raise file.error("this operation was made by a program: run that program again", "made_by")
+    return isinstance(kind, str) and _SYNONYMS.get(kind, kind) in _COMMON_OF
+
+
+def check_made_by(file: YamlFile) -> None:
+    """Raise SpecError for what only a program can make again."""
+    if file.values.get("type") == "stream" or "made_by" in file.values:
+        what = "chain" if is_chain(file) else "operation"
+        raise file.error(f"this {what} was made by a program: run that program again", "made_by")
+
+
+def _checked_kind(file: YamlFile) -> str:
+    check_made_by(file)
+    kind = file.values.get("type")
+    kind = _SYNONYMS.get(kind, kind) if isinstance(kind, str) else kind
     if kind is None:
-        guess = next((k for k, keys in _KINDS.items() if keys.keys() & file.values.keys()), None)
+        guess = next((k for k in _GUESSED if _KINDS[k].keys() & file.values.keys()), None)
         if guess is None:
             _check_known(file, {key for keys in (_COMMON, *_KINDS.values()) for key in keys})
             raise file.error(f"'type' is missing: give one of {', '.join(_KINDS)}")
@@ -132,17 +302,24 @@ def _check_known(file: YamlFile, known: Collection[str]) -> None:
             raise file.error(f"unknown key {key!r}{near or '; known are ' + ', '.join(known)}", key)
 
 
-def _check_keys(file: YamlFile, known: dict[str, _Kinds]) -> None:
+def check_types(file: YamlFile, known: dict[str, _Kinds]) -> None:
+    """Raise SpecError for a key that is unknown, or whose value is of another kind."""
     _check_known(file, known)
     for key, value in file.values.items():
-        if not isinstance(value, known[key]) or isinstance(value, bool):
+        if not isinstance(value, known[key]) or (
+            isinstance(value, bool) and bool not in known[key]
+        ):
             wanted = " or ".join(_TYPE_NAMES[kind] for kind in known[key])
             raise file.error(f"{key!r} must be {wanted}, not {_shown(value)}", key)
-    for key in set(known) - set(_COMMON) - {"configuration_template"}:
-        if key not in file.values:
-            raise file.error(f"{key!r} is missing")
     if file.values.get("runs", 1) < 1:
         raise file.error(f"'runs' must be at least 1, not {file.values['runs']}", "runs")
+
+
+def _check_keys(file: YamlFile, known: dict[str, _Kinds]) -> None:
+    check_types(file, known)
+    for key in set(known) - set(_COMMON) - _OPTIONAL:
+        if key not in file.values:
+            raise file.error(f"{key!r} is missing")
 
 
 def _space(file: YamlFile) -> ParameterSpace:
@@ -184,26 +361,47 @@ def _space(file: YamlFile) -> ParameterSpace:
     return space
 
 
-def _data_sets(file: YamlFile, base: Path) -> Sequence[DataSet]:
-    """Return the data sets: named as the file names them, with absolute paths."""
-    if "input_path" not in file.values:
-        return as_data_sets(None)
-    given = file.values["input_path"]
+def _data_sets(
+    file: YamlFile, base: Path, link: Link | None, kind: str
+) -> tuple[Sequence[DataSet], Path]:
+    """Return the data sets, and what their names are relative to; their paths are absolute."""
+    key: tuple[str | int, ...] = ("input_path",)
+    if key[0] in file.values:
+        given = file.values[key[0]]
+    elif link is not None and link.input_path is not None:
+        given, file, base = link.input_path, link.file, link.base
+    else:
+        return as_data_sets(None), base
+    label_base, expand = base, kind not in _COMMON_OF
+    patterns: list[tuple[str, bool]] = []
+    for number, pattern in enumerate(given if isinstance(given, list) else [given]):
+        place = (*key, number) if isinstance(given, list) else key
+        text = os.path.expanduser(str(pattern))
+        is_filled = _PLACEHOLDER.search(text) is not None
+        if is_filled:
+            if link is None:
+                raise file.error(
+                    f"'input_path': only in a chain can there be a placeholder, as in {text!r}",
+                    *place,
+                )
+            text, label_base = _located(file, partial(link.fill_in, text), *place), link.root
+        patterns.append((text, is_filled))
+    if link is not None and link.is_sketch and has_placeholder(given):
+        return [(_SKETCHED, str(link.root))], label_base
     found: list[DataSet] = []
-    for number, pattern in enumerate([given] if isinstance(given, str) else given):
-        place = ("input_path",) if isinstance(given, str) else ("input_path", number)
-        own = os.path.expanduser(str(pattern))
-        is_absolute = os.path.isabs(own)
-        full = own if is_absolute else os.path.join(glob.escape(str(base)), own)
+    for number, (own, is_filled) in enumerate(patterns):
+        place = (*key, number) if isinstance(given, list) else key
+        is_absolute = os.path.isabs(own) and not is_filled
+        full = own if os.path.isabs(own) else os.path.join(glob.escape(str(base)), own)
         full = str(base / own) if (base / own).exists() else full
-        paths = _located(file, partial(as_data_sets, full), *place)
-        for path, _ in paths:
+        for path, _ in _located(file, partial(as_data_sets, full), *place):
             assert path is not None  # noqa: S101 - for mypy
-            label = path if is_absolute else os.path.relpath(path, base)
-            found.append((label, path))
+            for each in results_in(path) if expand else [path]:
+                label = each if is_absolute else os.path.relpath(each, label_base)
+                found.append((label, each))
     if not found:
         raise file.error("'input_path' is empty: give a path", "input_path")
-    return list(dict(found).items())
+    return list(dict(found).items()), label_base
 
 
 def _function(file: YamlFile, python_path: Sequence[str]) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,25 +34,76 @@ class YamlFile:
     path: Path
     values: dict[Any, Any]
     _lines: dict[int, dict[Any, int]] = field(repr=False)
+    _begin: int = field(default=1, repr=False)
+    _others: dict[tuple[int, Hashable], YamlFile] = field(default_factory=dict, repr=False)
+    _kept: tuple[Any, ...] = field(default=(), repr=False)  # while they live, their ids are theirs
 
     def line(self, *keys: Hashable) -> int:
         """Return the line, from 1, where the value under nested `keys` begins.
 
         A list is indexed from 0. What is not in the file has the line of the nearest parent.
         """
-        line = 1
+        return self._place(*keys)[1]
+
+    def error(self, message: str, *keys: Hashable) -> SpecError:
+        """Return an error that begins with the file and the line of `keys`."""
+        return _error(*self._place(*keys), message)
+
+    def part(self, *keys: Hashable) -> YamlFile:
+        """Return the mapping under nested `keys` as if it were all that there is."""
+        value: Any = self.values
+        for key in keys:
+            value = value[key]
+        return replace(self, values=value, _begin=self.line(*keys))
+
+    def without(self, *names: Hashable) -> YamlFile:
+        """Return the same mapping without some of its keys."""
+        left = {key: value for key, value in self.values.items() if key not in names}
+        lines = {**self._lines, id(left): self._lines.get(id(self.values), {})}
+        others = {
+            (id(left), key): other
+            for (owner, key), other in self._others.items()
+            if owner == id(self.values)
+        }
+        others = {**self._others, **others}
+        return replace(self, values=left, _lines=lines, _others=others, _kept=(self,))
+
+    def overlaid(self, top: YamlFile) -> YamlFile:
+        """Return this mapping with that of `top` laid over it; mappings in both are merged.
+
+        Each value keeps the file and the line that it comes from.
+        """
+        lines, others = {**self._lines}, {**self._others}
+
+        def lay(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:
+            merged = {**below}
+            lines[id(merged)] = {**self._lines.get(id(below), {})}
+            for key in below:
+                others[id(merged), key] = self._others.get((id(below), key), self)
+            for key, value in above.items():
+                lower = below.get(key)
+                is_both = isinstance(value, dict) and isinstance(lower, dict)
+                merged[key] = lay(below[key], value) if is_both else value
+                lines[id(merged)][key] = top._lines.get(id(above), {}).get(key, 1)
+                others[id(merged), key] = top
+            return merged
+
+        merged = lay(self.values, top.values)
+        lines = {**top._lines, **lines}
+        return YamlFile(self.path, merged, lines, self._begin, others, (self, top))
+
+    def _place(self, *keys: Hashable) -> tuple[Path, int]:
+        path, line = self.path, self._begin
         value: Any = self.values
         for key in keys:
             lines = self._lines.get(id(value), {})
             if key not in lines:
                 break
             line = lines[key]
+            other = self._others.get((id(value), key))
+            path = path if other is None else other.path
             value = value[key]
-        return line
-
-    def error(self, message: str, *keys: Hashable) -> SpecError:
-        """Return an error that begins with the file and the line of `keys`."""
-        return _error(self.path, self.line(*keys), message)
+        return path, line
 
 
 def read_yaml(path: Path) -> YamlFile:

@@ -9,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daskspace.errors import DirectoryError
+from daskspace.execution.commit import committed_receipt, fields_of, processes_of
 from daskspace.execution.dispatch import CANCEL
 from daskspace.execution.lock import holder, in_use
+from daskspace.execution.outcome import GOOD_STATES
+
+CHAIN = "chain.json"
+"""The record of a chain, in its directory."""
 
 
 class ResultDirectory:
@@ -72,7 +77,7 @@ class ResultDirectory:
 
 
 def reserve(
-    path: str | Path | None, name: str, resume: bool = False
+    path: str | Path | None, name: str, resume: bool = False, *, for_chain: bool = False
 ) -> tuple[ResultDirectory, bool]:
     """Return a result directory that no other operation has, and whether it was made now.
 
@@ -84,17 +89,21 @@ def reserve(
         The operation's name.
     resume : bool
         Whether `path` may hold an operation, which is then to be resumed.
+    for_chain : bool
+        Whether `path` may hold a chain.
 
     Raises
     ------
     DirectoryError
-        `path` holds an operation, is no directory, or cannot be made.
+        `path` holds an operation or a chain, is no directory, or cannot be made.
     """
     try:
         if path is None:
             if resume:
                 raise DirectoryError("resume needs the result directory of the operation")
             return _reserve_new(name), True
+        if not for_chain and (Path(path) / CHAIN).exists():
+            raise DirectoryError(f"{path} holds a chain: give another directory")
         return _reserve_given(Path(path), resume)
     except (OSError, ValueError) as error:
         raise unusable(path or "in the working directory", error) from error
@@ -204,9 +213,30 @@ def opened(path: str | Path) -> ResultDirectory:
     """
     directory = ResultDirectory(path)
     if not directory.holds_operation:
+        if (directory.path / CHAIN).exists():
+            parts = sorted(p.parent.name for p in directory.path.glob("*/journal.jsonl"))
+            which = ", ".join(os.path.join(path, part) for part in parts) or "none has begun yet"
+            raise DirectoryError(f"{path} is a chain: give one of its operations: {which}")
         what = "holds no operation" if directory.path.is_dir() else "is no directory"
         raise DirectoryError(f"{path} {what}: give the directory that a run printed at its end")
     return directory
+
+
+def results_in(path: str) -> list[str]:
+    """Return what `path` stands for as the input of another operation.
+
+    For a result directory these are the private directories of its processes that are done, in
+    process order, or itself where there are none. Any other path stands for itself.
+    """
+    if not ResultDirectory(path).holds_operation:
+        return [path]
+    done = []
+    for directory in processes_of(path).glob("*"):
+        receipt = committed_receipt(directory)
+        fields = fields_of(receipt) if receipt is not None else {}
+        if fields.get("state") in GOOD_STATES:
+            done.append((fields["process"], os.path.join(path, "processes", directory.name)))
+    return [directory for _, directory in sorted(done)] or [path]
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -118,6 +118,16 @@ class Table:
         ]
 
     @property
+    def parameters(self) -> list[str]:
+        """The columns that are parameters."""
+        return list(self._parameters)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns that are metrics."""
+        return list(self._metrics.values())
+
+    @property
     def fresh(self) -> int:
         """How many processes have ended in the last session."""
         fresh = [session == self.sessions and state != WAITING for session, state in self._marked]
@@ -202,6 +212,11 @@ class Table:
                     file.seek(offset)
                     yield json.loads(file.readline().decode())
 
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows as they stand in CSV."""
+        for row in self.rows():
+            yield {column: _cell(value) for column, value in row.items()}
+
     def frame(self) -> pd.DataFrame:
         """Return the rows as a pandas DataFrame; whole numbers stay so where some are missing."""
         import pandas as pd
@@ -226,8 +241,7 @@ class Table:
         texts = [column for column, kind in kinds.items() if kind in ("text", "time")]
         with contextlib.ExitStack() as files:
             write_parquet = _parquet_writer(files, parquet_path, kinds)
-            file = files.enter_context(_replacing(csv_path))
-            writer = csv.writer(_UnixLines(file), lineterminator="\r\n")
+            writer = files.enter_context(csv_writer(csv_path))
             writer.writerow(self.columns)
             for rows in _chunks(self.rows()):
                 write_parquet(rows)
@@ -253,6 +267,13 @@ class Table:
         if types and types <= {int, float}:
             return "int" if types == {int} else "float"
         return "text"
+
+
+@contextlib.contextmanager
+def csv_writer(path: Path) -> Iterator[Any]:
+    """Return what writes rows of CSV; the file takes its place once all are written."""
+    with _replacing(path) as file:
+        yield csv.writer(_UnixLines(file), lineterminator="\r\n")
 
 
 class _UnixLines:
