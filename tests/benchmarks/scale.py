@@ -1,0 +1,5 @@
+"""Nothing yet."""
+
+
+def main(arguments):
+    pass
