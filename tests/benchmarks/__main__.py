@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any
 from tests.benchmarks import goals, profiles, report, scale
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.contenders import CONTENDERS, NOT_ASKED_FOR
-from tests.benchmarks.turns import Dropped, Seat, Tournament
+from tests.benchmarks.turns import Tournament, measure_memory, tell
 
 MEMORY = "memory"
 """The case that `memory` measures."""
-MEMORY_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def measure(
     if begin["busy"] > report.IDLE:
         tell(f"the machine is not idle: {begin['busy']:.0%} of it are in use")
     if MEMORY in cases and "mcore" in present:
-        mb = measure_memory(extent.memory, directory)
+        mb = measure_memory(extent.memory, directory, tell)
         figures["memory"] = {"processes": extent.memory, "mb": mb}
     played = [case for case in cases if case != MEMORY]
     tournament = Tournament(present, played, extent.budget_s, extent.plays, directory, tell)
@@ -69,24 +67,6 @@ def measure(
         figures["machine"]["end"] = report.machine()
         report.write(figures, directory)
     return figures
-
-
-def measure_memory(number: int, directory: Path) -> dict[str, float]:
-    """Return how the memory of a client grows, in an interpreter of its own."""
-    seat = Seat("serial", directory / "memory.log")  # which starts nothing by itself
-    try:
-        seat.hear(MEMORY_S)
-        return seat.ask(MEMORY_S, memory=number)
-    except Dropped as why:
-        tell(f"memory: dropped: {why}")
-        return {}
-    finally:
-        seat.end()
-
-
-def tell(message: str) -> None:
-    """Say something to who watches."""
-    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

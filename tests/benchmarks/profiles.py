@@ -1,7 +1,7 @@
-"""Where the time of a no-op goes: a profile of the client's thread, and one of a child.
+"""Where the time of a no-op goes: profiles of the client's threads, and of a child.
 
-Nothing in the product knows of it: the dispatcher's `run` is wrapped from outside, and what a child
-does is done in this interpreter, with a pickled batch and a tape on disk as it has there.
+Nothing in the product knows of it: the client's methods are wrapped from outside, and what a child
+does is done in this interpreter, with pickled batches and tapes on disk as it has there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import cloudpickle
 
@@ -33,21 +32,24 @@ Call = Callable[[Callable[[], Any]], Any]
 """Calls a function, and observes it."""
 
 
-def profile_client(number: int, call: Call) -> float:
-    """Run no-ops on mcore with `call` around the dispatcher; return the seconds of its thread."""
+def profile_method(owner: type, name: str, number: int, call: Call) -> float:
+    """Run no-ops on mcore with `call` around a method; return the seconds of its thread."""
     seconds = 0.0
-    run = Dispatcher.run
+    method = getattr(owner, name)
 
-    def observed(dispatcher: Dispatcher, *arguments: Any) -> None:
+    def observed(*arguments: Any) -> None:
         nonlocal seconds
         began = time.thread_time()
-        call(lambda: run(dispatcher, *arguments))
+        call(lambda: method(*arguments))
         seconds = time.thread_time() - began
 
     with daskspace.create_backend("mcore", n_workers=WORKERS) as backend:
         _run(backend, 1_000)
-        with patch.object(Dispatcher, "run", observed):
+        setattr(owner, name, observed)
+        try:
             _run(backend, number)
+        finally:
+            setattr(owner, name, method)
     return seconds
 
 
@@ -101,7 +103,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--top", type=int, default=TOP, help="how many functions are shown")
     parser.add_argument("--output", type=Path, help="a file for the text as well")
     given = parser.parse_args(arguments)
-    measures = {"the client's dispatcher": profile_client, "a child": profile_child}
+    measures = {
+        "the client's dispatcher": partial(profile_method, Dispatcher, "run"),
+        "the client's table": partial(profile_method, daskspace.DaskBackend, "consolidate"),
+        "a child": profile_child,
+    }
     texts = [describe(name, f, given.processes, given.top) for name, f in measures.items()]
     print("\n".join(texts))
     if given.output:

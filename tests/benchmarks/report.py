@@ -175,7 +175,7 @@ def _case_table(case: Mapping[str, Any]) -> list[str]:
         lines += [
             "",
             f"{longest['number']:,} are {longest['total']:.2f} s of work, the longest one"
-            f" {longest['longest']:.3f} s; {WORKERS} workers need {longest['ideal']:.2f} s at best.",
+            f" {longest['longest']:.3f} s; at best {longest['ideal']:.2f} s on {WORKERS} workers.",
         ]
     return lines
 

@@ -28,6 +28,7 @@ _GROWTH = 8
 _ENOUGH = 0.5
 """Which part of the budget is enough for a turn."""
 _STRIKES = 2
+_MEMORY_S = 600.0
 _TELLING_S = 1.0
 """How long a turn has to be for the machine's clocks to tell who else was busy."""
 _SETTLE_S = 0.3
@@ -155,8 +156,9 @@ class Tournament:
     ----------
     contenders, cases : sequence of str
         Who plays what.
-    budget_s : float
+    budget_s : float, optional
         How long one turn may take; there are fewer processes where all of them would take longer.
+        Without, all of them are run.
     plays : int
         How often each case is played while a contender is open.
     directory : Path
@@ -167,6 +169,8 @@ class Tournament:
         How many processes cases have, if not what they say themselves.
     patience_s : float
         How much longer than its budget a turn may take.
+    takes_part : callable
+        Whether a case is for a way.
 
     Attributes
     ----------
@@ -182,15 +186,17 @@ class Tournament:
         self,
         contenders: Iterable[str],
         cases: Iterable[str],
-        budget_s: float,
+        budget_s: float | None,
         plays: int,
         directory: Path,
         tell: Callable[[str], None],
+        *,
         wanted: Mapping[str, int] | None = None,
         patience_s: float = PATIENCE_S,
+        takes_part: Callable[[str, str], bool] = takes_part,
     ) -> None:
         self.contenders, self.cases = list(contenders), list(cases)
-        self._wanted = wanted or {}
+        self._wanted, self._takes_part = wanted or {}, takes_part
         self._budget_s, self._plays, self._patience_s = budget_s, plays, patience_s
         self._directory, self._tell = directory, tell
         self._strikes: dict[str, int] = {}
@@ -214,7 +220,7 @@ class Tournament:
             self._open(contender)
             for case in self.cases:
                 for way in self._ways:
-                    if takes_part(CASES[case], way) and contender not in self.out:
+                    if self._takes_part(case, way) and contender not in self.out:
                         self._take_turn(contender, case, way)
             if contender not in self.out:
                 closed = self._seat.ask(self._patience_s, close=True)
@@ -239,9 +245,11 @@ class Tournament:
         figure = self.figures[case].setdefault(way, Figure(wanted))
         if figure.dropped:
             return
-        budget = max(self._budget_s, CASES[case].budget_s)
+        budget = max(self._budget_s or 0.0, CASES[case].budget_s)
         patience = budget + self._patience_s
         try:
+            if self._budget_s is None:
+                figure.number = wanted
             if not figure.number:
                 figure.number = self._pilot(case, way, wanted, budget, patience)
             for _ in range(max(self._plays, CASES[case].plays)):
@@ -272,3 +280,21 @@ class Tournament:
             each = max(took - earlier, 1e-9) / (number - before)
             room = min(number + int((budget - took) / each), number * _GROWTH, wanted)
             before, earlier, number = number, took, max(room, number + 1)
+
+
+def measure_memory(number: int, directory: Path, tell: Callable[[str], None]) -> dict[str, float]:
+    """Return how the memory of a client grows, in an interpreter of its own."""
+    seat = Seat("serial", directory / "memory.log")  # which starts nothing by itself
+    try:
+        seat.hear(_MEMORY_S)
+        return seat.ask(_MEMORY_S, memory=number)
+    except Dropped as why:
+        tell(f"memory: dropped: {why}")
+        return {}
+    finally:
+        seat.end()
+
+
+def tell(message: str) -> None:
+    """Say something to who watches."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
