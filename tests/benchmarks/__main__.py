@@ -9,14 +9,14 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import goals, profiles, report, scale
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.contenders import CONTENDERS, NOT_ASKED_FOR
-from tests.benchmarks.turns import Tournament, measure_memory, tell
+from tests.benchmarks.turns import PATIENCE_S, Tournament, measure_memory, tell
 
 MEMORY = "memory"
 """The case that `memory` measures."""
@@ -31,6 +31,7 @@ class Extent:
     budget_s: float
     cases: Sequence[str]
     memory: int
+    patience_s: float = PATIENCE_S
 
 
 _USUAL = ("first", "noop", "1ms", "10ms", "100ms", "mixed", "parameters", "files")
@@ -59,7 +60,15 @@ def measure(
         mb = measure_memory(extent.memory, directory, tell)
         figures["memory"] = {"processes": extent.memory, "mb": mb}
     played = [case for case in cases if case != MEMORY]
-    tournament = Tournament(present, played, extent.budget_s, extent.plays, directory, tell)
+    tournament = Tournament(
+        present,
+        played,
+        extent.budget_s,
+        extent.plays,
+        directory,
+        tell,
+        patience_s=extent.patience_s,
+    )
     for number in range(extent.rounds):
         tournament.play_round()
         tell(f"round {number + 1} of {extent.rounds} is over")
@@ -85,13 +94,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a directory for tables, figures and plot")
     arguments = parser.parse_args()
     chosen: Extent = arguments.extent or DEFAULT
-    chosen = Extent(
-        arguments.rounds or chosen.rounds,
-        chosen.plays,
-        arguments.budget or chosen.budget_s,
-        chosen.cases,
-        chosen.memory,
-    )
+    given = {"rounds": arguments.rounds, "budget_s": arguments.budget}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
     directory = arguments.output or Path(tempfile.mkdtemp(prefix="daskspace-benchmarks-"))
     directory.mkdir(parents=True, exist_ok=True)
     cases = arguments.only or [*chosen.cases, MEMORY]

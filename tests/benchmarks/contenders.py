@@ -334,6 +334,12 @@ def sleeper() -> Iterator[Ways]:
     yield {"one that hangs": lambda work, args: time.sleep(3600)}
 
 
+@contextmanager
+def liar() -> Iterator[Ways]:
+    """Return less than was asked for."""
+    yield {"one that loses results": lambda work, args: [work(a) for a in args[1:]]}
+
+
 CONTENDERS = {
     "serial": Contender(serial, "daskspace"),
     "mcore": Contender(
@@ -352,5 +358,9 @@ CONTENDERS = {
     "submitit": Contender(submitit, "submitit"),
 }
 """By the name that ``--contenders`` takes."""
-NOT_ASKED_FOR = {"sleeper": Contender(sleeper, "daskspace")}
+NOT_ASKED_FOR = {
+    "sleeper": Contender(sleeper, "daskspace"),
+    "liar": Contender(liar, "daskspace"),
+    "absentee": Contender(liar, "daskspace_no_such_module"),
+}
 """Those that take part only when they are named."""

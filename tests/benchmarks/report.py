@@ -35,13 +35,13 @@ IDLE = 0.1
 
 
 def machine() -> dict[str, Any]:
-    """Describe this machine and what it does now; takes two seconds."""
+    """Describe this machine and how busy it is just now."""
     return {
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
-        "busy": psutil.cpu_percent(2.0) / 100,
+        "busy": psutil.cpu_percent(0.5) / 100,
     }
 
 

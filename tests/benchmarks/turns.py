@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,12 +64,14 @@ class Seat:
                 start_new_session=True,
             )
         self._answers: SimpleQueue[str] = SimpleQueue()
-        Thread(target=self._listen, daemon=True).start()
+        self._listener = Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
+        with self._process.stdout as answers:
+            for line in answers:
+                self._answers.put(line)
         self._answers.put("")
 
     def hear(self, patience: float) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class Seat:
         except Empty:
             raise Dropped(f"no answer within {patience:.0f} s") from None
         if not line:
-            raise Dropped(f"its interpreter ended with {self._process.wait()}")
+            raise Dropped("its interpreter ended")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise Dropped(answer["error"])
@@ -96,24 +99,32 @@ class Seat:
 
     def leave(self) -> None:
         """End it in good order, or otherwise, and all that it has started."""
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()  # type: ignore[union-attr]
+        self._hang_up()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(PATIENCE_S)
         self.end()
+
+    def _hang_up(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
 
     def end(self) -> None:
         """Kill it and all that it has started, those first who would start others again."""
         with contextlib.suppress(psutil.Error):
             player = psutil.Process(self._process.pid)
             player.suspend()
-            while below := _alive(player.children(recursive=True)):
+            until = time.monotonic() + PATIENCE_S
+            while (below := _alive(player.children(recursive=True))) and time.monotonic() < until:
                 for process in below:
                     with contextlib.suppress(psutil.Error):
                         process.kill()
                 time.sleep(0.05)
-        self._process.kill()
+        with contextlib.suppress(OSError):  # if it had ended before, who else is in its session
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._hang_up()
+        self._listener.join(PATIENCE_S)
 
 
 def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
