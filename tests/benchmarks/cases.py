@@ -116,7 +116,7 @@ CASES = {
         argument=lambda n, directory: (n, directory),
         is_right=works.are_written,
     ),
-    "resume": Case("resume of 100,000 no-ops", number=100_000, ways=(RESUME,), budget_s=30.0),
+    "resume": Case("resume of 100,000 no-ops", number=100_000, ways=(RESUME,), budget_s=120.0),
 }
 """By the name that ``--only`` takes."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -52,11 +54,12 @@ class Seat:
 
     def __init__(self, name: str, log: Path) -> None:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._scratch = tempfile.mkdtemp(prefix="b-")  # short, as Ray has its sockets there
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.benchmarks.player", name],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._scratch},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -125,6 +128,7 @@ class Seat:
         self._process.wait()
         self._hang_up()
         self._listener.join(PATIENCE_S)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -148,6 +152,8 @@ class Figure:
         How long each turn took.
     spent : list of mappings
         The processor time of each turn, by role.
+    foreign : float
+        Which part of the machine others used in the worst of the longer turns.
     dropped : str
         Why there are no more turns; empty while there is no reason.
     """
@@ -158,6 +164,14 @@ class Figure:
     spent: list[Mapping[str, float]] = field(default_factory=list)
     foreign: float = 0.0
     dropped: str = ""
+
+    def add(self, *played: Mapping[str, Any]) -> None:
+        """Take in turns."""
+        for turn in played:
+            self.seconds.append(turn["seconds"])
+            self.spent.append(turn["spent"])
+            if turn["seconds"] > _TELLING_S:
+                self.foreign = max(self.foreign, turn["foreign"])
 
 
 class Tournament:
@@ -259,16 +273,13 @@ class Tournament:
         budget = max(self._budget_s or 0.0, CASES[case].budget_s)
         patience = budget + self._patience_s
         try:
-            if self._budget_s is None:
-                figure.number = wanted
+            turns = max(self._plays, CASES[case].plays)
             if not figure.number:
-                figure.number = self._pilot(case, way, wanted, budget, patience)
-            for _ in range(max(self._plays, CASES[case].plays)):
-                played = self._seat.ask(patience, way=way, case=case, number=figure.number)
-                figure.seconds.append(played["seconds"])
-                figure.spent.append(played["spent"])
-                if played["seconds"] > _TELLING_S:
-                    figure.foreign = max(figure.foreign, played["foreign"])
+                figure.number, played = self._pilot(case, way, wanted, budget, patience)
+                figure.add(*played)
+                turns -= len(played)
+            for _ in range(turns):
+                figure.add(self._seat.ask(patience, way=way, case=case, number=figure.number))
         except Dropped as why:
             figure.dropped = str(why)
             self._tell(f"{way}, {CASES[case].title}: dropped: {why}")
@@ -279,15 +290,25 @@ class Tournament:
             else:
                 self._open(contender)
 
-    def _pilot(self, case: str, way: str, wanted: int, budget: float, patience: float) -> int:
-        """Return how many processes fit into the budget, from what more of them take longer."""
+    def _pilot(
+        self, case: str, way: str, wanted: int, budget: float, patience: float
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Return how many processes fit into the budget, and the turn of all, if they do.
+
+        That follows from how much longer more of them take.
+        """
+        if self._budget_s is None:
+            return wanted, []
         before, earlier, number = 0, 0.0, min(PILOT, wanted)
         while True:
-            took = self._seat.ask(patience, way=way, case=case, number=number)["seconds"]
+            played = self._seat.ask(patience, way=way, case=case, number=number)
+            took = played["seconds"]
             if took > budget:
-                return max(1, int(number * budget / took))
-            if took >= _ENOUGH * budget or number == wanted:
-                return number
+                return max(1, int(number * budget / took)), []
+            if number == wanted:
+                return number, [played]
+            if took >= _ENOUGH * budget:
+                return number, []
             each = max(took - earlier, 1e-9) / (number - before)
             room = min(number + int((budget - took) / each), number * _GROWTH, wanted)
             before, earlier, number = number, took, max(room, number + 1)

@@ -36,8 +36,10 @@ def processor_seconds() -> Counter[str]:
 
 def machine_seconds() -> float:
     """Return the processor time that the machine has spent on anybody."""
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - times.guest - times.guest_nice
+    times = psutil.cpu_times()._asdict()
+    return sum(
+        times[role] for role in ("user", "system", "nice", "irq", "softirq") if role in times
+    )
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
