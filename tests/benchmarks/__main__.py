@@ -1,113 +1,108 @@
-"""What a process costs, side by side: `python -m tests.benchmarks` from the repository's root."""
+"""What a process costs, side by side: `python -m tests.benchmarks` from the repository's root.
+
+`goals`, `profile` and `scale` after it are programs of their own; each has its ``--help``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import os
-import platform
-import time
-from contextlib import ExitStack
-from importlib.metadata import version
-from statistics import median
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import memory
-from tests.benchmarks.contenders import BARE, CONTENDERS, STARTS, Run, Work, do_nothing, nap
+from tests.benchmarks import goals, profiles, report, scale
+from tests.benchmarks.cases import CASES
+from tests.benchmarks.contenders import CONTENDERS, NOT_ASKED_FOR
+from tests.benchmarks.turns import PATIENCE_S, Tournament, measure_memory, tell
 
-PACKAGES = ("daskspace", "dask", "distributed", "joblib")
-MANY, FEW, WARM_UP, NAPS = 100_000, 2_000, 200, 40
-SETTLE_S = 0.3
-
-
-def measure(runs: dict[str, Run], work: Work, numbers: dict[str, int], repeat: int) -> list[Any]:
-    """Let the contenders take turns, and return for each what a process costs, in microseconds."""
-    costs: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeat):
-        for name, run in runs.items():
-            gc.collect()
-            time.sleep(SETTLE_S)
-            costs[name].append(run(work, numbers[name]) / numbers[name] * 1e6)
-    bare = median(costs[BARE])
-    return [
-        {
-            "contender": name,
-            "processes": numbers[name],
-            "median": median(cost),
-            "min": min(cost),
-            "max": max(cost),
-            "times_faster": bare / median(cost),
-        }
-        for name, cost in costs.items()
-    ]
+MEMORY = "memory"
+"""The case that `memory` measures."""
 
 
-def measure_starts(repeat: int) -> dict[str, list[float]]:
-    """Return the seconds from nothing to the first result, for backends that start a cluster."""
-    seconds: dict[str, list[float]] = {name: [] for name in STARTS}
-    for _ in range(repeat):
-        for name, open_contender in STARTS.items():
-            began = time.perf_counter()
-            with open_contender() as run:
-                run(do_nothing, 1)
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+@dataclass(frozen=True)
+class Extent:
+    """How much of everything is measured."""
+
+    rounds: int
+    plays: int
+    budget_s: float
+    cases: Sequence[str]
+    memory: int
+    patience_s: float = PATIENCE_S
 
 
-def measure_all(processes: int, repeat: int) -> dict[str, Any]:
-    """Return all figures; memory first, while nothing else runs."""
+_USUAL = ("first", "noop", "1ms", "10ms", "100ms", "mixed", "parameters", "files")
+QUICK = Extent(1, 2, 0.6, ("first", "noop", "10ms", "mixed"), 20_000)
+DEFAULT = Extent(3, 1, 5.0, ("noop-1k", *_USUAL, "resume"), 100_000)
+FULL = Extent(3, 1, 30.0, (*CASES,), 1_000_000)
+
+
+def measure(
+    extent: Extent, contenders: Sequence[str], cases: Sequence[str], directory: Path
+) -> dict[str, Any]:
+    """Return all figures, and write them after each round, so that none is in vain."""
+    everybody = {**CONTENDERS, **NOT_ASKED_FOR}
+    absent = {name: why for name in contenders if (why := everybody[name].why_not())}
+    present = [name for name in contenders if name not in absent]
     figures: dict[str, Any] = {
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "repeat": repeat,
-        "memory": {"processes": MANY, "resident_mb": memory.measure(MANY)},
-        "starts": measure_starts(repeat),
+        "command": f"python -m tests.benchmarks {' '.join(sys.argv[1:])}".strip(),
+        "repeated": f"{extent.rounds} rounds of {extent.plays} turns",
+        "machine": {"begin": (begin := report.machine()), "end": begin},
+        "versions": report.versions(),
+        "absent": absent,
     }
-    with ExitStack() as stack:
-        runs: dict[str, Run] = {}
-        for name, open_contender in CONTENDERS.items():
-            runs[name] = stack.enter_context(open_contender())
-            runs[name](do_nothing, WARM_UP)
-        many = {**dict.fromkeys(runs, processes), BARE: min(processes, FEW)}
-        figures["no-op"] = measure(runs, do_nothing, many, repeat)
-        figures["sleep of 100 ms"] = measure(runs, nap, dict.fromkeys(runs, NAPS), repeat)
+    if begin["busy"] > report.IDLE:
+        tell(f"the machine is not idle: {begin['busy']:.0%} of it are in use")
+    if MEMORY in cases and "mcore" in present:
+        mb = measure_memory(extent.memory, directory, tell)
+        figures["memory"] = {"processes": extent.memory, "mb": mb}
+    played = [case for case in cases if case != MEMORY]
+    tournament = Tournament(
+        present,
+        played,
+        extent.budget_s,
+        extent.plays,
+        directory,
+        tell,
+        patience_s=extent.patience_s,
+    )
+    for number in range(extent.rounds):
+        tournament.play_round()
+        tell(f"round {number + 1} of {extent.rounds} is over")
+        figures |= report.figures_of(tournament)
+        figures["machine"]["end"] = report.machine()
+        report.write(figures, directory)
     return figures
 
 
-def as_markdown(figures: dict[str, Any]) -> str:
-    """Return the figures as tables."""
-    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
-    lines = [f"{figures['machine']}; {versions}; median of {figures['repeat']} (min-max)"]
-    for case in ("no-op", "sleep of 100 ms"):
-        most = max(row["processes"] for row in figures[case])
-        lines += ["", f"| {case} | processes | µs per process | times faster than {BARE} |"]
-        lines += ["| :-- | --: | --: | --: |"]
-        for row in figures[case]:
-            mark = " (fewer)" if row["processes"] < most else ""
-            lines.append(
-                f"| {row['contender']} | {row['processes']:,}{mark}"
-                f" | {row['median']:,.0f} ({row['min']:,.0f}-{row['max']:,.0f})"
-                f" | {row['times_faster']:.2f} |"
-            )
-    resident = figures["memory"]["resident_mb"]
-    lines += ["", f"| {figures['memory']['processes']:,} no-ops on mcore | client's memory, MiB |"]
-    lines += ["| :-- | --: |", *(f"| {when} | {mb:.1f} |" for when, mb in resident.items())]
-    lines += ["", "| from nothing to the first result | seconds |", "| :-- | --: |"]
-    for name, took in figures["starts"].items():
-        lines.append(f"| {name} | {median(took):.1f} ({min(took):.1f}-{max(took):.1f}) |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Measure and print."""
+    """Measure, write and print."""
+    programs = {"goals": goals.main, "profile": profiles.main, "scale": scale.main}
+    if len(sys.argv) > 1 and sys.argv[1] in programs:
+        return programs[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--processes", type=int, default=10_000, help="how many no-ops")
-    parser.add_argument("--repeat", type=int, default=3, help="how often everybody's turn comes")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_const", dest="extent", const=QUICK)
+    extent.add_argument("--full", action="store_const", dest="extent", const=FULL)
+    parser.add_argument("--only", nargs="+", choices=[*CASES, MEMORY], metavar="CASE")
+    parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, *NOT_ASKED_FOR])
+    parser.add_argument("--rounds", type=int, help="how often everybody has a turn")
+    parser.add_argument("--budget", type=float, help="how long a turn may take, in seconds")
+    parser.add_argument("--output", type=Path, help="a directory for tables, figures and plot")
     arguments = parser.parse_args()
-    figures = measure_all(arguments.processes, arguments.repeat)
-    print(json.dumps(figures, indent=2) if arguments.json else as_markdown(figures))
+    chosen: Extent = arguments.extent or DEFAULT
+    given = {"rounds": arguments.rounds, "budget_s": arguments.budget}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    directory = arguments.output or Path(tempfile.mkdtemp(prefix="daskspace-benchmarks-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    cases = arguments.only or [*chosen.cases, MEMORY]
+    figures = measure(chosen, arguments.contenders or list(CONTENDERS), cases, directory)
+    print(report.as_markdown(figures))
+    tell(f"table.md, figures.json, plot.svg and logs are in {directory}")
+    return None
 
 
 if __name__ == "__main__":
