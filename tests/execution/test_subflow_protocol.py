@@ -133,6 +133,7 @@ def test_large_pickles_are_read_quickly():
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/net/tcp")
 def test_peers_are_told_from_those_of_other_users():
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             accepted, peer = server.accept()

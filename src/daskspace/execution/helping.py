@@ -19,7 +19,7 @@ from daskspace.execution.attempt import Settings
 from daskspace.execution.commit import discard
 from daskspace.execution.identity import Identity
 from daskspace.execution.subflows import Subflow, directory_of, write_outcomes
-from daskspace.execution.tape import SUFFIX
+from daskspace.execution.tape import SUFFIX, read_tape
 from daskspace.execution.travel import Package, Parcel
 
 _TRIES = 3
@@ -175,12 +175,18 @@ class Round:
         try:
             returned = future.result(timeout=0)
         except BaseException as error:  # its worker was lost, or there is no scheduler any more
-            if self._batch(number)[1].exists():
-                why = f"{type(error).__name__}: {error}"
-                returned = {"receipts": "", "lost": f"its worker was lost: {why}"[:1000]}
-            else:
-                returned = {"receipts": ""}
+            returned = self._left_over(number, f"{type(error).__name__}: {error}"[:1000])
         self._settle(number, returned)
+
+    def _left_over(self, number: int, why: str) -> dict[str, Any]:
+        """Return what the tape of one tells that did not come back."""
+        try:
+            recording = read_tape(self._batch(number)[1])
+        except OSError:
+            return {"receipts": ""}  # nobody has begun it
+        if recording.receipts and "cancelled" not in recording.states:
+            return {"receipts": recording.receipts[0]}
+        return {"receipts": "", "lost": f"its worker was lost: {why}"}
 
     def _settle(self, number: int, returned: Mapping[str, Any]) -> None:
         """Note what became of one, or have it tried again."""
