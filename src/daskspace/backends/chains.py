@@ -18,6 +18,7 @@ from daskspace.operations.base import Operation, safe_name
 from daskspace.operations.chain import Chain, Step
 from daskspace.operations.yaml_file import write_yaml
 from daskspace.results.chain_directory import ChainDirectory, reserve_chain
+from daskspace.results.directory import ResultDirectory
 from daskspace.results.table import Table
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Runner:
             self._chain.operations.append(operation)
             with self._around(Turn(position, total, operation, None)):
                 pass
-            return self._why_to_stop(position, operation)
+            return self._why_to_stop(position, operation, _table_of(operation))
         if (reason := self._why_not_to_begin()) is not None:
             return f"{reason} before operation {position} of {total}, {name}"
         self._has_run = True
@@ -153,11 +154,10 @@ class _Runner:
         with self._around(Turn(position, total, operation, backend)):
             left = None if math.isinf(self._until) else self._until - time.monotonic()
             backend.run(operation, left, performance_report=self._performance_report)
-        reason = self._why_to_stop(position, operation)
-        table = Table(self._directory.results_of({"directory": place}).journal)
+        table = _table_of(operation)
         if not (table.end or {}).get("aborted"):
             self._directory.note(step.number, state="ended", mark=mark, backend=str(backend))
-        return reason
+        return self._why_to_stop(position, operation, table)
 
     def _make(self, step: Step) -> Any:
         before = self._chain.operations[-1] if self._chain.operations else None
@@ -193,8 +193,7 @@ class _Runner:
             return "it was cancelled"
         return "the time of the chain was up" if time.monotonic() >= self._until else None
 
-    def _why_to_stop(self, position: int, operation: Any) -> str | None:
-        table = Table(self._directory.path / str(operation.result_directory) / "journal.jsonl")
+    def _why_to_stop(self, position: int, operation: Any, table: Table) -> str | None:
         of = f"operation {position} of {len(self._chain.steps)}, {operation.name}"
         if aborted := (table.end or {}).get("aborted"):
             return f"{of}: {aborted}"
@@ -203,6 +202,10 @@ class _Runner:
         if not bad or self._chain.on_failure == "continue" or position == len(self._chain.steps):
             return None
         return f"{of}: {', '.join(bad)}"
+
+
+def _table_of(operation: Any) -> Table:
+    return Table(ResultDirectory(operation.result_directory).journal)
 
 
 def _mark(operation: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,8 +65,9 @@ def carry_out_chain(
         except BaseException as error:
             _tell_end(chain, error)
             raise
-    _report(chain, time.monotonic() - began, as_json)
-    raise SystemExit(_exit_code(chain))
+    tables = [(operation, _table(operation)) for operation in chain.operations]
+    _report(chain, tables, time.monotonic() - began, as_json)
+    raise SystemExit(_exit_code(chain, tables))
 
 
 class _Shown:
@@ -107,15 +108,14 @@ def _table(operation: Any) -> Table:
     return Table(opened(str(operation.result_directory)).journal)
 
 
-def _exit_code(chain: Chain) -> int:
-    codes = {exit_code(_table(operation)) for operation in chain.operations}
+def _exit_code(chain: Chain, tables: Sequence[tuple[Any, Table]]) -> int:
+    codes = {exit_code(table) for _, table in tables}
     if STOPPED in codes or (chain.stopped and FAILED not in codes):
         return STOPPED
     return FAILED if FAILED in codes else DONE
 
 
-def _report(chain: Chain, took: float, as_json: bool) -> None:
-    tables = [(operation, _table(operation)) for operation in chain.operations]
+def _report(chain: Chain, tables: Sequence[tuple[Any, Table]], took: float, as_json: bool) -> None:
     if as_json:
         print_json(
             {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLOT_OPTIONS = ("x", "lines", "panels", "format")
-_LINES, _PANELS = 8, 6
+_LINES, _PANELS, _MARKED = 8, 6, 25
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's, which also those tell apart who see fewer colours."""
 _MARKERS = "osD^vP<>"
@@ -109,9 +109,8 @@ def draw(
         axis.set_xlabel(layout.x)
     for axis in axes[:, 0]:
         axis.set_ylabel(layout.lines if layout.is_map else metric)
-    figure.suptitle(
-        _caption(rows, metric, layout, [*averaged, *parameters]), fontsize="small", color="#555555"
-    )
+    if caption := _caption(rows, metric, layout, [*averaged, *parameters]):
+        figure.suptitle(caption, fontsize="small", color="#555555")
     kind = options.get("format", "svg")
     name = f"plot.{kind}"
     if kind == "svg":
@@ -144,7 +143,7 @@ def _draw_lines(
             spread = found["std"].fillna(0)
             style: dict[str, Any] = {
                 "color": colours[number],
-                "marker": _MARKERS[number % len(_MARKERS)],
+                "marker": _MARKERS[number % len(_MARKERS)] if len(found) <= _MARKED else None,
                 "markersize": 4.5,
                 "linewidth": 1.5,
             }
@@ -228,7 +227,7 @@ def _caption(rows: pd.DataFrame, metric: str, layout: Layout, others: Iterable[s
     placed = [name for name in (layout.x, layout.lines, layout.panels) if name is not None]
     most = int(rows.groupby(placed, dropna=False).size().max())
     if most == 1:
-        return metric
+        return ""
     return f"{metric}: {what} over {', '.join(over)}" if over else f"{metric}: {what}, n = {most}"
 
 
