@@ -30,6 +30,9 @@ PILOT = 2
 _GROWTH = 8
 _ENOUGH = 0.5
 """Which part of the budget is enough for a turn."""
+FEW = 100
+"""So many processes are enough to look past the fixed costs of a turn."""
+_RISK = 3.0
 _STRIKES = 2
 _MEMORY_S = 600.0
 _TELLING_S = 1.0
@@ -295,7 +298,8 @@ class Tournament:
     ) -> tuple[int, list[dict[str, Any]]]:
         """Return how many processes fit into the budget, and the turn of all, if they do.
 
-        That follows from how much longer more of them take.
+        That follows from how much longer more of them take. While there are few, fixed costs hide
+        it, so more is risked.
         """
         if self._budget_s is None:
             return wanted, []
@@ -303,15 +307,15 @@ class Tournament:
         while True:
             played = self._seat.ask(patience, way=way, case=case, number=number)
             took = played["seconds"]
-            if took > budget:
-                return max(1, int(number * budget / took)), []
-            if number == wanted:
+            if number == wanted and took <= budget:
                 return number, [played]
-            if took >= _ENOUGH * budget:
-                return number, []
+            is_few = number < FEW and number < wanted
+            if took >= (_RISK if is_few else _ENOUGH) * budget:
+                return max(1, int(number * min(budget / took, 1.0))), []
             each = max(took - earlier, 1e-9) / (number - before)
-            room = min(number + int((budget - took) / each), number * _GROWTH, wanted)
-            before, earlier, number = number, took, max(room, number + 1)
+            reach = _RISK * budget * number / took if is_few else number + (budget - took) / each
+            before, earlier = number, took
+            number = max(number + 1, int(min(reach, number * _GROWTH, wanted)))
 
 
 def measure_memory(number: int, directory: Path, tell: Callable[[str], None]) -> dict[str, float]:
