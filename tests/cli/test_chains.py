@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 
 import pytest
@@ -101,7 +102,14 @@ def wait_until(true, seconds=90):
 def invoke(place, monkeypatch):
     """Call a command that only looks, in this interpreter."""
     monkeypatch.chdir(place.path)
-    return lambda *arguments: CliRunner().invoke(operation, [*map(str, arguments)])
+
+    def call(*arguments):
+        try:
+            return CliRunner().invoke(operation, [*map(str, arguments)])
+        finally:
+            sys.modules.pop("jobs", None)  # that of another test is another one
+
+    return call
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Chains: what goes from one operation to the next, what stops them, what they resume."""
 
 import json
+import sys
 import textwrap
 from pathlib import Path
 
@@ -81,8 +82,8 @@ def home(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     write("steps.py", MODULE)
     write("train.yaml", TRAIN)
-    monkeypatch.delitem(__import__("sys").modules, "steps", raising=False)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("steps", None)
 
 
 @pytest.fixture
@@ -158,6 +159,17 @@ def test_failed_processes_are_no_input(serial):
     done = serial.run(written(text))
     assert [row["state"] for row in of(done, 1)] == ["done", "failed", "done", "failed"]
     assert [row["read"].split()[0] for row in of(done, 2)] == ["1", "2"]
+
+
+def test_an_operation_of_which_nothing_is_done_is_no_input(serial):
+    text = """
+    on_failure: continue
+    operations:
+      - {function: "steps:train", parameter_settings: [{C: null}], input_path: steps.py}
+      - {function: "steps:judge"}
+    """
+    with pytest.raises(SpecError, match=r"'input_path': no process in .*out/1-train is done"):
+        serial.run(written(text))
 
 
 def test_placeholders_lead_to_files_of_the_operation_before_and_of_any(serial):

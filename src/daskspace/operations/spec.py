@@ -396,7 +396,10 @@ def _data_sets(
         full = str(base / own) if (base / own).exists() else full
         for path, _ in _located(file, partial(as_data_sets, full), *place):
             assert path is not None  # noqa: S101 - for mypy
-            for each in results_in(path) if expand else [path]:
+            inputs = results_in(path) if expand else [path]
+            if not inputs:
+                raise file.error(f"'input_path': no process in {path} is done", *place)
+            for each in inputs:
                 label = each if is_absolute else os.path.relpath(each, label_base)
                 found.append((label, each))
     if not found:

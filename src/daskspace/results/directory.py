@@ -226,17 +226,18 @@ def results_in(path: str) -> list[str]:
     """Return what `path` stands for as the input of another operation.
 
     For a result directory these are the private directories of its processes that are done, in
-    process order, or itself where there are none. Any other path stands for itself.
+    process order, or itself where no process has made one. Any other path stands for itself.
     """
     if not ResultDirectory(path).holds_operation:
         return [path]
-    done = []
+    done, made = [], False
     for directory in processes_of(path).glob("*"):
         receipt = committed_receipt(directory)
         fields = fields_of(receipt) if receipt is not None else {}
+        made = made or bool(fields)
         if fields.get("state") in GOOD_STATES:
             done.append((fields["process"], os.path.join(path, "processes", directory.name)))
-    return [directory for _, directory in sorted(done)] or [path]
+    return [directory for _, directory in sorted(done)] if made else [path]
 
 
 def replace_text(path: Path, text: str) -> None:
