@@ -16,7 +16,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # type checkers see what `__getattr__` finds; `as` exports it
-    from daskspace.backends import create_backend as create_backend, run_operation as run_operation
+    from daskspace.backends import (
+        create_backend as create_backend,
+        run_operation as run_operation,
+        run_operation_chain as run_operation_chain,
+    )
     from daskspace.backends.base import Backend as Backend
     from daskspace.backends.dask_backend import DaskBackend as DaskBackend
     from daskspace.backends.multicore import MulticoreBackend as MulticoreBackend
@@ -45,7 +49,7 @@ if TYPE_CHECKING:  # type checkers see what `__getattr__` finds; `as` exports it
 __version__ = "0.1.0"
 
 _HOMES = {
-    "daskspace.backends": ("create_backend", "run_operation"),
+    "daskspace.backends": ("create_backend", "run_operation", "run_operation_chain"),
     "daskspace.backends.base": ("Backend",),
     "daskspace.backends.dask_backend": ("DaskBackend",),
     "daskspace.backends.multicore": ("MulticoreBackend",),

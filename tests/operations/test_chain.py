@@ -3,6 +3,7 @@
 import json
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from daskspace import (
     create_backend,
     load_operation,
     operation,
+    run_operation_chain,
 )
 from daskspace.operations.yaml_file import read_yaml
 
@@ -498,3 +500,28 @@ def test_values_laid_over_others_keep_their_lines(home):
     for keys, place in places.items():
         assert str(both.error("x", *keys)) == f"{place}: x"
     assert below.values["b"] == {"c": 2, "d": [3]}
+
+
+class Bare:
+    """An operation without a base class, as pySPACE's, and as duck typing allows."""
+
+    def __init__(self, result_directory=None):
+        self.processes = [partial(float, 1)]
+        self.result_directory = result_directory
+
+    def consolidate(self):
+        pass
+
+
+def test_a_chain_runs_as_pyspace_ran_one_and_returns_the_last_directory(serial, tmp_path):
+    made = [Bare(), lambda before: operation([partial(len, before.result_directory)], name="len")]
+    place = run_operation_chain(serial, chain(made, tmp_path / "chain"))
+    assert place == str(tmp_path / "chain" / "2-len")
+    assert Path(place, "table.csv").exists()
+
+
+def test_an_operation_that_brings_its_directory_is_told_how_to_run(serial, tmp_path):
+    (tmp_path / "own").mkdir()
+    for item in (Bare(str(tmp_path / "own")), lambda before: Bare(str(tmp_path / "own"))):
+        with pytest.raises(SpecError, match=r"has a result directory of its own.*run_operation"):
+            run_operation_chain(serial, chain([item], tmp_path / "chain"))

@@ -126,6 +126,33 @@ def run_operation(
     return directory
 
 
+def run_operation_chain(
+    default_backend: Any, chain: Any, ex_timeout: float = 1e6, re_timeout: float = 1e6
+) -> str | None:
+    """Run operations in sequence and return the output directory of the last, as pySPACE did.
+
+    Parameters
+    ----------
+    default_backend : DaskBackend
+        Used for each operation that does not ask for another one by its ``backend``.
+    chain : Chain, or what `daskspace.chain` takes
+        The operations: a YAML file, or a list.
+    ex_timeout, re_timeout : float
+        After as many seconds as both together the chain is stopped.
+
+    Raises
+    ------
+    DaskspaceError
+        What the steps raise; never because processes failed: then the chain stops, which its
+        ``stopped`` tells, and `daskspace.chain` says how it goes on.
+    """
+    from daskspace.operations.chain import Chain, chain as make_chain
+
+    made = chain if isinstance(chain, Chain) else make_chain(chain)
+    default_backend.run(made, ex_timeout + re_timeout)
+    return made.get_output_directory()
+
+
 def _backend_of(operation: Any) -> str | None:
     wanted: str | None = getattr(operation, "backend", None)
     spec = getattr(operation, "operation_spec", None)

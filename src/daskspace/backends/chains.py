@@ -47,7 +47,7 @@ class Turn:
     backend: DaskBackend | None
 
     def __str__(self) -> str:
-        return f"operation {self.position} of {self.total}: {self.operation.name}"
+        return f"operation {self.position} of {self.total}: {_name_of(self.operation)}"
 
 
 Around = Callable[[Turn], contextlib.AbstractContextManager[Any]]
@@ -130,7 +130,7 @@ class _Runner:
         step, total = self._chain.steps[position - 1], len(self._chain.steps)
         operation = self._make(step)
         mark = _mark(operation)
-        name = safe_name(getattr(operation, "name", "operation"))
+        name = _name_of(operation)
         entry = self._directory.entry(step.number)
         if entry["directory"] is not None and entry["name"] != name:
             raise DirectoryError(
@@ -194,7 +194,7 @@ class _Runner:
         return "the time of the chain was up" if time.monotonic() >= self._until else None
 
     def _why_to_stop(self, position: int, operation: Any, table: Table) -> str | None:
-        of = f"operation {position} of {len(self._chain.steps)}, {operation.name}"
+        of = f"operation {position} of {len(self._chain.steps)}, {_name_of(operation)}"
         if aborted := (table.end or {}).get("aborted"):
             return f"{of}: {aborted}"
         counts = {state: n for state, n in table.counts.items() if state not in GOOD_STATES}
@@ -206,6 +206,10 @@ class _Runner:
 
 def _table_of(operation: Any) -> Table:
     return Table(ResultDirectory(operation.result_directory).journal)
+
+
+def _name_of(operation: Any) -> str:
+    return safe_name(getattr(operation, "name", "operation"))
 
 
 def _mark(operation: Any) -> str:

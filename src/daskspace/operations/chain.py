@@ -172,12 +172,7 @@ def _given_step(number: int, item: Any) -> Step:
     if isinstance(item, Chain):
         raise SpecError(f"operation {number} of the chain is a chain itself")
     if hasattr(item, "processes") and hasattr(item, "consolidate"):
-        given = getattr(item, "result_directory", None)
-        if given is not None and given != getattr(item, "automatic_directory", None):
-            raise SpecError(
-                f"operation {number} has a result directory of its own, {given}: in a chain it gets"
-                " one from the chain"
-            )
+        _check_place(number, item)
         return Step(number, _name_of(item), lambda before, root: item)
     if callable(item):
         return Step(number, None, lambda before, root: _made(number, item, before))
@@ -190,7 +185,18 @@ def _made(number: int, make: Callable[[Any], Any], before: Any) -> Any:
     if not hasattr(operation, "processes") or not hasattr(operation, "consolidate"):
         kind = type(operation).__name__
         raise SpecError(f"the function for operation {number} returned no operation, but {kind!r}")
+    _check_place(number, operation)
     return operation
+
+
+def _check_place(number: int, operation: Any) -> None:
+    given = getattr(operation, "result_directory", None)
+    if given is not None and given != getattr(operation, "automatic_directory", None):
+        raise SpecError(
+            f"operation {number} has a result directory of its own, {given}: in a chain it gets one"
+            " from the chain (operations that must have one, as pySPACE's, run one after the other"
+            " by run_operation)"
+        )
 
 
 def _name_of(operation: Any) -> str:
