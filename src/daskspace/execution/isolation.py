@@ -314,7 +314,11 @@ def carry_out(
     began = time.perf_counter()
     extra: dict[str, Any] = {}
     try:
-        with serving(settings, package, tape, carry_out, tell, offers) as served:
+        with (
+            serving(settings, package, tape, carry_out, tell, offers)
+            if settings.subflow_server and not settings.depth
+            else contextlib.nullcontext(settings)
+        ) as served:
             if settings.isolation == "none":
                 extra = _in_place(served, package, batch, tape, tell)
             elif isinstance(batch, Parcel) and tape_path is not None:
