@@ -332,22 +332,19 @@ def carry_out(
     extra: dict[str, Any] = {}
     originals = batch.has_originals if isinstance(batch, Parcel) else holds_originals(batch)
     try:
-        with (
-            receiving(settings.preparation, originals, tell) as (preparation, end),
-            serving(
-                dataclasses.replace(settings, preparation=preparation) if originals else settings,
-                package,
-                tape,
-                carry_out,
-                tell,
-                offers,
-            ) as served,
-        ):
+        with contextlib.ExitStack() as around:
+            receiver = receiving(settings.preparation, originals, tell)
+            preparation, end = around.enter_context(receiver)
+            if originals:
+                settings = dataclasses.replace(settings, preparation=preparation)
+            if settings.subflow_server and not settings.depth:
+                server = serving(settings, package, tape, carry_out, tell, offers)
+                settings = around.enter_context(server)
             if settings.isolation == "none":
                 with one_at_a_time if originals else contextlib.nullcontext():
-                    extra = _in_place(served, package, batch, tape, tell, wanted)
+                    extra = _in_place(settings, package, batch, tape, tell, wanted)
             elif isinstance(batch, Parcel) and tape_path is not None:
-                extra = _in_host(served, package, batch, tape_path, tell, offers, wanted)
+                extra = _in_host(settings, package, batch, tape_path, tell, offers, wanted)
             extra.update(end())
         if "unreadable" in extra:
             return extra

@@ -314,7 +314,7 @@ def serving(
     tell: Callable[[Mapping[str, Any]], object],
     offers: Offers | None,
 ) -> Iterator[Settings]:
-    """Serve the processes of a batch while it runs, if that was asked for.
+    """Serve the processes of a batch while it runs.
 
     Parameters
     ----------
@@ -326,9 +326,6 @@ def serving(
     Settings
         Those of the batch, with the server's address.
     """
-    if not settings.subflow_server or settings.depth:
-        yield settings
-        return
     own = replace(
         settings,
         depth=settings.depth + 1,
