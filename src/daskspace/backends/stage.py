@@ -644,9 +644,9 @@ def is_original_operation(operation: Any) -> bool:
 
     It is no `Operation` of ours, and its processes come from a queue or want to be prepared.
     """
-    processes = operation.processes
     if isinstance(operation, Operation):
         return False
+    processes = operation.processes
     first = processes[0] if isinstance(processes, list | tuple) and processes else None
     return is_queue(processes) or is_original(first)
 
