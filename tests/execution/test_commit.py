@@ -142,9 +142,8 @@ def write_parts(x, directory):
 
 def settings_for(results, op, **more):
     attempts_of(results).mkdir(parents=True, exist_ok=True)
-    return Settings(
-        str(results), str(results), identity=op.identity, group=uuid.uuid4().hex, **more
-    )
+    own = {"identity": op.identity, "group": uuid.uuid4().hex, "budget": 60.0}
+    return Settings(str(results), str(results), **{**own, **more})
 
 
 def parcel_of(op):
