@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-QUEUE_TIMEOUT_S = 600.0
+QUEUE_TIMEOUT_S = 60.0
 """How long nothing may come from a queue whose filler nobody knows, in seconds.
 
-Nothing tells a filler that is slow from one that has gone, so this is far longer than anybody takes
-to make one process. An operation may have another limit as its ``queue_timeout``.
+Nothing tells a filler that is slow from one that has gone; those of pySPACE fill their queue at once, or
+have a creator. An operation may have another limit as its ``queue_timeout``.
 """
 _LOOK_EVERY_S = 0.2
 _STUCK_S = 30.0
