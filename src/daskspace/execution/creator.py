@@ -16,8 +16,8 @@ from typing import Any
 QUEUE_TIMEOUT_S = 60.0
 """How long nothing may come from a queue whose filler nobody knows, in seconds.
 
-Nothing tells a filler that is slow from one that has gone; those of pySPACE fill their queue at once, or
-have a creator. An operation may have another limit as its ``queue_timeout``.
+Nothing tells a filler that is slow from one that has gone; those of pySPACE fill their queue at
+once, or have a creator. An operation may have another limit as its ``queue_timeout``.
 """
 _LOOK_EVERY_S = 0.2
 _STUCK_S = 30.0
