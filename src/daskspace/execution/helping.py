@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from daskspace.execution.travel import Package, Parcel
 _TRIES = 3
 _FAILED_OFFERS = 3
 _LOOK_EVERY_S = 0.5
+_LOOK_AROUND_EVERY_S = 2.0
 _CLOSE_S = 10.0
 
 
@@ -61,7 +63,7 @@ class Round:
     make : callable
         Returns one of them as a process, from its number and the name of the attempt.
     run : callable
-        Runs a batch here: `carry_out`, with all but settings, batch, tape and `wanted` filled in.
+        Runs a batch here: `carry_out`, with `tell` and `offers` filled in.
     settings : Settings
         What they have in common.
     package : Package, optional
@@ -88,6 +90,8 @@ class Round:
         self._package = package
         self._offers = offers
         self._window = 0
+        self._next_look = 0.0
+        self._own: int | None = None
         self._waiting = deque(range(count))
         self._offered: dict[int, Future[Mapping[str, Any]]] = {}
         self._elsewhere: set[int] = set()
@@ -109,7 +113,6 @@ class Round:
     def run(self) -> list[dict[str, Any]]:
         """Run them all, and return the fields of their outcomes."""
         try:
-            self._look_around()
             while len(self.outcomes) < self._count and not self._cancelled.is_set():
                 self._offer()
                 has_run = self._run_one()
@@ -120,16 +123,21 @@ class Round:
         stopped = {"state": "cancelled", "message": "it was stopped"}
         return [self.outcomes.get(number, stopped) for number in range(self._count)]
 
-    def _look_around(self) -> None:
-        if self._offers is None or self._count < 2:
+    def _look_around(self, offers: Offers) -> None:
+        """See from time to time how many workers there are: some may be on their way."""
+        if time.monotonic() < self._next_look:
             return
+        self._next_look = time.monotonic() + _LOOK_AROUND_EVERY_S
         with contextlib.suppress(Exception):
-            slots = self._offers.count_slots()
+            slots = offers.count_slots()
             self._window = 2 * slots if slots > 1 else 0
 
     def _offer(self) -> None:
-        """Offer some of what nobody has, and leave the last one to this thread."""
-        while self._offers and len(self._waiting) > 1 and len(self._offered) < self._window:
+        """Offer some of what nobody has, and leave the last one to this thread if it is idle."""
+        left = 1 if self._own is None else 0
+        if self._offers and len(self._waiting) > left:
+            self._look_around(self._offers)
+        while self._offers and len(self._waiting) > left and len(self._offered) < self._window:
             number = self._waiting.popleft()
             try:
                 future = self._offers.offer(self._settings, self._package, *self._batch(number))
@@ -149,9 +157,11 @@ class Round:
             if not left:
                 return False
             number = left[0]
+        self._own = number
         returned = self._run(
-            self._settings, self._package, *self._batch(number), wanted=self._is_wanted
+            self._settings, self._package, *self._batch(number), wanted=self._go_on
         )
+        self._own = None
         if "taken" in returned and number in self._offered:
             self._elsewhere.add(number)
             return True
@@ -168,7 +178,8 @@ class Round:
                 if self._offered.get(number) is future:
                     del self._offered[number]
                     self._elsewhere.discard(number)
-                    self._take(number, future)
+                    if number != self._own:
+                        self._take(number, future)
                 number, future = self._arrived.get_nowait()
 
     def _take(self, number: int, future: Future[Mapping[str, Any]]) -> None:
@@ -213,7 +224,10 @@ class Round:
                 text = f"whoever ran it was lost {times} times: {why}"
                 self.outcomes[number] = {"state": "lost", "error": "Lost", "message": text}
 
-    def _is_wanted(self) -> bool:
+    def _go_on(self) -> bool:
+        """Keep the others busy while one runs here; return whether it may go on."""
+        self._take_in(0.0)
+        self._offer()
         return not self._cancelled.is_set()
 
     def _name(self, number: int) -> str:
