@@ -29,7 +29,7 @@ from distributed.scheduler import heartbeat_interval
 from scipy.optimize import nnls
 
 import daskspace
-from daskspace.execution.dispatch import BATCH_BUDGET_S, LARGEST_BATCH, Dispatcher
+from daskspace.execution.dispatch import LARGEST_BATCH, Dispatcher, budget_for
 from daskspace.execution.travel import Away
 from tests.benchmarks import report
 from tests.benchmarks.turns import ROOT, tell
@@ -243,10 +243,11 @@ def _extrapolated(figures: Mapping[str, Any]) -> list[str]:
     heartbeats = [n / heartbeat_interval(n) for n in (figures["workers"], MANY_WORKERS)]
     idle = figures["costs"]["second_s"] / heartbeats[0] * heartbeats[1]
     left = max(1 - idle, 0.01)
+    budget = budget_for(MANY_WORKERS)
     memory = MANY_WORKERS * (figures["worker_mb"] + 2 * figures["batch_kib"] / 1024)
     lines = [
         f"For {MANY_WORKERS:,} workers and {MANY:,} processes of d seconds, in batches of"
-        f" b = {BATCH_BUDGET_S} s / d, from 1 to {LARGEST_BATCH:,}, with the costs measured with"
+        f" b = {budget:g} s / d, from 1 to {LARGEST_BATCH:,}, with the costs measured with"
         f" {figures['workers']} workers:",
         "",
         f"    workers need   {MANY:,} d / {MANY_WORKERS:,}",
@@ -255,14 +256,14 @@ def _extrapolated(figures: Mapping[str, Any]) -> list[str]:
         "    it takes       whichever is longer",
         f"    memory         {MANY_WORKERS:,} ({figures['worker_mb']:.2f} MiB"
         f" + 2 x {figures['batch_kib']:,.0f} KiB) = {memory:,.0f} MiB, with full batches",
-        f"    busy workers   at most {BATCH_BUDGET_S} s / {batch * 1e6:,.0f} µs x {left:.2f} ="
-        f" {BATCH_BUDGET_S / max(batch, 1e-9) * left:,.0f}, while d is below {BATCH_BUDGET_S} s",
+        f"    busy workers   at most {budget:g} s / {batch * 1e6:,.0f} µs x {left:.2f} ="
+        f" {budget / max(batch, 1e-9) * left:,.0f}, while d is below {budget:g} s",
         "",
         "| d | processes in a batch | workers need | client needs | share of the workers busy |",
         "| --: | --: | --: | --: | --: |",
     ]
     for duration in DURATIONS_S:
-        size = min(max(BATCH_BUDGET_S / duration, 1.0), LARGEST_BATCH)
+        size = min(max(budget / duration, 1.0), LARGEST_BATCH)
         theirs, ours = MANY * duration / MANY_WORKERS, MANY * (batch / size + process) / left
         lines.append(
             f"| {duration:g} s | {size:,.0f} | {theirs:,.0f} s | {ours:,.0f} s"

@@ -25,8 +25,11 @@ from daskspace.execution.travel import Batch, Carrier, Event, TravelError
 
 CANCEL = ".cancel"
 """The file in a result directory that asks whoever runs its operation to stop."""
-BATCH_BUDGET_S = 0.25
+BATCH_BUDGET_S = 0.5
 """How much measured work a batch holds; short enough to watch, long against Dask's 2 ms."""
+BUDGET_OF_A_SLOT_S = 0.006
+"""How much more it holds for each slot where there are many: a batch costs client and scheduler
+some 3 ms, so a thousand workers are kept busy with half of their time."""
 _BUDGET_HERE_S = 0.05
 """The same where processes run in this interpreter: what a program that is killed loses."""
 LARGEST_BATCH = 2_000
@@ -390,7 +393,7 @@ class Dispatcher:
             for process, call in batch:
                 self._replace(process, call)
         try:
-            future = carrier.submit(batch, self._longest)
+            future = carrier.submit(batch, self._longest, 2 * self._budget)
         except TravelError as error:
             self._one_by_one(batch, {"error": "TravelError", "message": str(error)})
             return
@@ -475,9 +478,14 @@ class Dispatcher:
         if ended and (self._travels or self.source.is_independent):
             per_second = ended / max(returned["busy"], 1e-9)
             largest = min(ended * _GROWTH, LARGEST_BATCH)
-            budget = BATCH_BUDGET_S if self._travels else _BUDGET_HERE_S
-            self._size = max(1, min(int(budget * per_second), largest))
+            self._size = max(1, min(int(self._budget * per_second), largest))
             self._least = max(1, min(int(SMALLEST_BATCH_S * per_second), self._size))
+
+    @property
+    def _budget(self) -> float:
+        if not self._travels:
+            return _BUDGET_HERE_S
+        return budget_for(self._slots)
 
     def _take_in_lost(self, carrier: Carrier, future: Event, batch: Batch, why: str) -> None:
         """Take in what the tape of a batch tells whose worker was lost."""
@@ -655,6 +663,11 @@ class Dispatcher:
                 self._take_in_recording(batch, recording)
                 self._in_flight[future] = batch[recording.ended :]
         self.give_up()
+
+
+def budget_for(slots: int) -> float:
+    """Return how much measured work a batch holds where so many processes run at a time."""
+    return max(BATCH_BUDGET_S, BUDGET_OF_A_SLOT_S * slots)
 
 
 def _split(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Host:
             "fresh": settings.isolation == "fresh",
             "timeout": settings.process_timeout,
             "memory": settings.process_memory,
-            "budget": settings.budget,
+            "budget": parcel.budget or settings.budget,
         }
         helping: Helping | None = None
         try:
@@ -404,8 +404,9 @@ def _in_place(
     def has_next() -> bool:
         return not (tape.has_trouble or settings.group in _stopped) and wanted()
 
+    budget = (batch.budget if isinstance(batch, Parcel) else None) or settings.budget
     with capturing(settings.echo, spool=alone, tell=lambda text: tell({"log": text})):
-        run_attempts(settings, processes, tape, time.monotonic() + settings.budget, has_next)
+        run_attempts(settings, processes, tape, time.monotonic() + budget, has_next)
     return {}
 
 

@@ -83,12 +83,15 @@ class Parcel:
         How many seconds one process has taken at most so far.
     has_originals : bool
         Whether any of them wants to be prepared.
+    budget : float, optional
+        After so many seconds it returns what it has not begun; by default the settings tell.
     """
 
     count: int
     content: bytes | Path
     longest: float = 0.0
     has_originals: bool = False
+    budget: float | None = None
 
 
 _packages: dict[str, Mapping[str, Shared[Any]]] = {}
@@ -180,10 +183,11 @@ def arrived(key: str) -> Shared[Any]:
 class Carrier(Protocol):
     """Turns a batch into a future of what becomes of it."""
 
-    def submit(self, batch: Batch, longest: float = 0.0) -> Event:
+    def submit(self, batch: Batch, longest: float = 0.0, budget: float | None = None) -> Event:
         """Begin a batch; raises TravelError when it cannot be sent.
 
-        `longest` is how many seconds one process has taken at most so far.
+        `longest` is how many seconds one process has taken at most so far, and `budget` after how
+        many it returns what it has not begun.
         """
 
     def stop(self, running: bool) -> None:
@@ -270,7 +274,7 @@ class InPlace:
             function, settings, None, batch, tape, tell
         )
 
-    def submit(self, batch: Batch, longest: float = 0.0) -> Event:
+    def submit(self, batch: Batch, longest: float = 0.0, budget: float | None = None) -> Event:
         """Run a batch with the executor; a process that goes alone needs no tape on disk."""
         if self._again:
             batch = [(n, fresh(call) if is_original(call) else call) for n, call in batch]
@@ -312,7 +316,7 @@ class Away(ABC):
         self._settings = settings
         self._tapes = _Tapes(settings)
 
-    def submit(self, batch: Batch, longest: float = 0.0) -> Event:
+    def submit(self, batch: Batch, longest: float = 0.0, budget: float | None = None) -> Event:
         """Pickle a batch and send it."""
         try:
             content = cloudpickle.dumps(list(batch))
@@ -326,7 +330,7 @@ class Away(ABC):
                 f" {LARGEST_PROCESS / 2**20:.0f} MiB that may travel: pass a path instead"
             )
         tape = self._tapes.new()
-        parcel = Parcel(len(batch), content, longest, holds_originals(batch))
+        parcel = Parcel(len(batch), content, longest, holds_originals(batch), budget)
         future = self._send(parcel, tape)
         self._tapes.keep(future, tape)
         return future
