@@ -659,7 +659,7 @@ class Dispatcher:
             self.left_running = self.left_running or not future.done()
             future.cancel()
             recording = carrier.recording(future)
-            if recording is not None:
+            if recording is not None and "lost" not in recording.states:
                 self._take_in_recording(batch, recording)
                 self._in_flight[future] = batch[recording.ended :]
         self.give_up()

@@ -55,6 +55,16 @@ class Recording:
         """How many processes have ended."""
         return len(self.receipts)
 
+    def take_all(self, content: bytes) -> bytes:
+        """Take in all lines that are complete, and return the rest."""
+        *lines, rest = content.split(b"\n")
+        for line in lines:
+            try:
+                self.take(line.decode())
+            except ValueError:  # it was torn by its writer's end
+                continue
+        return rest
+
     def take(self, line: str) -> None:
         """Take in one line of a tape."""
         kind, _, rest = line.partition(" ")
@@ -104,7 +114,7 @@ class Tape:
         self._kept = ""
         self._file: int | None = None
         if path is not None:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL if new else 0)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | (os.O_EXCL if new else 0)
             self._file = os.open(path, flags, 0o666)
             self._kept = "" if new else "\n"  # its last writer may have left a line torn
 
@@ -147,9 +157,11 @@ class Tape:
 
     def recording(self) -> Recording:
         """Return what it holds."""
-        if self.path is not None:
-            return read_tape(self.path)
         recording = Recording()
+        if self._file is not None:  # by its descriptor: the file may have been moved, or deleted
+            recording.take_all(os.pread(self._file, os.fstat(self._file).st_size, 0))
+        elif self.path is not None:
+            return read_tape(self.path)
         for line in self._lines:
             recording.take(line)
         return recording
@@ -178,12 +190,7 @@ class TapeReader:
 
     def read(self) -> Recording:
         """Return what it holds by now; a line torn by its writer's end is passed over."""
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        for line in lines:
-            try:
-                self.recording.take(line.decode())
-            except ValueError:
-                continue
+        self._rest = self.recording.take_all(self._rest + self._file.read())
         return self.recording
 
     def close(self) -> None:
