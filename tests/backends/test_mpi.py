@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import cloudpickle
+import psutil
 import pytest
 
 from daskspace import ClusterStartError, ConfigError, create_backend, operation
@@ -50,13 +51,22 @@ def slow(x):
 
 
 def scheduler_of(mark):
-    found = [p for p in marked(mark) if command_of(p).startswith(f"{sys.executable} -m dask_mpi")]
-    return min(found, key=lambda p: int(rank_of(p)))
+    """Return the scheduler of the MPI job; one that was lost may be on its way only."""
+    found = eventually(lambda: schedulers(mark), 30)
+    assert found
+    return found[0]
+
+
+def schedulers(mark):
+    started = f"{sys.executable} -m dask_mpi"
+    return [p for p in marked(mark) if command_of(p).startswith(started) and rank_of(p) == "0"]
 
 
 def rank_of(process):
-    variables = process.environ()
-    return variables.get("OMPI_COMM_WORLD_RANK") or variables["PMI_RANK"]
+    with contextlib.suppress(psutil.Error):
+        variables = process.environ()
+        return variables.get("OMPI_COMM_WORLD_RANK") or variables["PMI_RANK"]
+    return None
 
 
 @each_launcher
