@@ -78,16 +78,21 @@ class Child:
         self.asked: set[int] = set()
         self._asked_at = self._waited = self._since = 0.0
         self._rest = b""
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                _close_all_but(jobs, messages, answers, self.spool.fileno())
-                self._live(first_job, (messages, jobs, answers), memory)
-            except BaseException as error:
-                with contextlib.suppress(OSError):
-                    os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            finally:
-                os._exit(_BROKEN)
+        # what comes before the child has handlers of its own is to wait, and not for the host's
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGCHLD))
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                try:
+                    _close_all_but(jobs, messages, answers, self.spool.fileno())
+                    self._live(first_job, (messages, jobs, answers), memory, mask)
+                except BaseException as error:
+                    with contextlib.suppress(OSError):
+                        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+                finally:
+                    os._exit(_BROKEN)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for descriptor in (jobs, messages, answers):
             os.close(descriptor)
 
@@ -148,7 +153,13 @@ class Child:
             os.close(descriptor)
         self.spool.close()
 
-    def _live(self, job: bytes, pipes: tuple[int, int, int], memory: int | None) -> None:
+    def _live(
+        self,
+        job: bytes,
+        pipes: tuple[int, int, int],
+        memory: int | None,
+        mask: set[signal.Signals | int],
+    ) -> None:
         messages, jobs, _ = pipes
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -160,6 +171,7 @@ class Child:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGTTIN):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         faulthandler.enable(self.spool)
         if memory is not None:
             _limit_memory(memory)
