@@ -46,6 +46,17 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def unprofiled():
+    """Keep Dask's profiler away from workers that are threads of these tests.
+
+    It looks at all threads a hundred times a second. Where garbage is collected meanwhile and a
+    thread begins, Python 3.11.7 stands still for ever (seen once, gh-106883).
+    """
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        yield
+
+
 class Commands:
     """A scheduler and workers that somebody has started by hand, elsewhere."""
 
