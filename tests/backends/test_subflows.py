@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import daskspace
-from daskspace import SerialBackend, SubflowError, create_backend, operation
+from daskspace import SubflowError, create_backend, operation
 from daskspace.backends.options import take_options
 from daskspace.execution.dispatch import CANCEL
 
@@ -339,9 +339,10 @@ def test_a_subflow_that_misbehaves_costs_nobody_but_itself(backend):
     assert row["told"] == [*map(list, enumerate(states)), "nothing", 9]
 
 
+@pytest.mark.parametrize(
+    "warm", [grouped(name) for name in IN_CHILDREN if name != "serial"], indirect=True
+)
 def test_idle_workers_take_part(backend, tmp_path):
-    if isinstance(backend, SerialBackend):
-        return  # there is but one worker
     row, _ = run(backend, workers_seen, {"x": [0, 1], "place": [str(tmp_path)]})
     assert row["workers"] == 2
 
